@@ -1,0 +1,129 @@
+"""What can go wrong, one root. Each kind knows its HTTP status, its WebSocket close code and whether a retry can help.
+
+A message is for the person who must act: it names the field or the part, and the cure. What a client may see is
+`detail`; causes (`raise ... from`) stay in the logs.
+"""
+
+from typing import ClassVar
+
+
+class OrchestraError(Exception):
+    """Root of all errors the orchestra raises on purpose.
+
+    Parameters
+    ----------
+    detail : str
+        What happened and what to do, fit for a client's eyes.
+    field : str or None
+        The request's field at fault, as a JSON path such as ``$.message``.
+    retry_after_seconds : float or None
+        When a retry has a chance.
+    """
+
+    kind: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+    close_code: ClassVar[int] = 1011
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, field: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigurationError(OrchestraError):
+    """The service cannot start as it is set up."""
+
+    kind, title = "configuration", "Configuration refused"
+
+
+class InvalidRequest(OrchestraError):
+    """The request cannot be understood; sending it again unchanged cannot help."""
+
+    kind, title, status, close_code = "invalid-request", "Invalid request", 400, 1008
+
+
+class NotFound(OrchestraError):
+    """No such resource."""
+
+    kind, title, status, close_code = "not-found", "Not found", 404, 1008
+
+
+class SessionUnknown(NotFound):
+    """The session does not exist, or has expired."""
+
+    kind, title = "session-unknown", "Session unknown"
+
+
+class MethodNotAllowed(OrchestraError):
+    """The resource has no such method."""
+
+    kind, title, status, close_code = "method-not-allowed", "Method not allowed", 405, 1008
+
+
+class PayloadTooLarge(OrchestraError):
+    """The request is over a size limit."""
+
+    kind, title, status, close_code = "payload-too-large", "Payload too large", 413, 1009
+
+
+class UnsupportedMediaType(OrchestraError):
+    """The body is not in a format the service reads."""
+
+    kind, title, status, close_code = "unsupported-media-type", "Unsupported media type", 415, 1003
+
+
+class StaleSession(OrchestraError):
+    """Another writer was first; the state must be read again."""
+
+    kind, title, status, close_code, retryable = "stale-session", "Session changed meanwhile", 409, 1013, True
+
+
+class Overloaded(OrchestraError):
+    """The service sheds this request to protect those it has accepted."""
+
+    kind, title, status, close_code, retryable = "overloaded", "Overloaded", 503, 1013, True
+
+
+class BreakerOpen(OrchestraError):
+    """A circuit breaker rejects the call: what it protects is failing."""
+
+    kind, title, status, close_code, retryable = "breaker-open", "Dependency unavailable", 503, 1013, True
+
+
+class DeadlineExceeded(OrchestraError):
+    """The time allowed for the work ran out."""
+
+    kind, title, status, close_code, retryable = "deadline-exceeded", "Deadline exceeded", 504, 1013, True
+
+
+class ProviderFailed(OrchestraError):
+    """An LLM provider gave an error or broke off."""
+
+    kind, title, status, close_code, retryable = "provider-failed", "Provider failed", 502, 1013, True
+
+
+class ProviderRefused(OrchestraError):
+    """An LLM provider refuses the request itself (a key, a model or a parameter is wrong); a retry cannot help."""
+
+    kind, title, status, close_code = "provider-refused", "Provider refused the request", 502, 1011
+
+
+class ProviderOverloaded(OrchestraError):
+    """An LLM provider asks for fewer requests (429): overload, not failure."""
+
+    kind, title, status, close_code, retryable = "provider-overloaded", "Provider overloaded", 503, 1013, True
+
+
+class StoreUnavailable(OrchestraError):
+    """A store cannot be reached or does not answer in time."""
+
+    kind, title, status, close_code, retryable = "store-unavailable", "Store unavailable", 503, 1013, True
+
+
+class ShuttingDown(OrchestraError):
+    """The instance is draining; another one, or this one after its restart, will answer."""
+
+    kind, title, status, close_code, retryable = "shutting-down", "Shutting down", 503, 1012, True

@@ -1,0 +1,136 @@
+"""What the orchestra tells about itself: frozen details given to one hook, which feeds logs, traces, metrics, journal.
+
+Times are seconds. `at` is monotonic (the running loop's `time()`), so that in a simulation it is virtual time.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from orchestra.model import TraceContext
+
+TurnOutcome = Literal["answered", "failed", "shed"]
+CallOutcome = Literal["success", "failure", "rejected", "dropped"]
+
+
+class TurnStarted(Struct, frozen=True, tag="turn_started"):
+    """A turn was admitted."""
+
+    at: float
+    correlation_id: str
+    session_id: str | None
+
+
+class TurnFinished(Struct, frozen=True, tag="turn_finished"):
+    """A turn ended: `answered` and durable, `failed`, or `shed` (rejected to protect the service or a dependency).
+
+    Parameters
+    ----------
+    error : str
+        The `kind` of the error that ended it; empty where it was answered. A client that went away is ``cancelled``.
+    seconds : float
+        From admission to the durable reply.
+    first_token_seconds : float or None
+        From admission to the first piece of the answer.
+    """
+
+    at: float
+    correlation_id: str
+    session_id: str
+    turn_id: str
+    outcome: TurnOutcome
+    error: str
+    seconds: float
+    first_token_seconds: float | None
+    engine: str
+    prompt_tokens: int
+    completion_tokens: int
+    degraded: tuple[str, ...]
+    trace: TraceContext | None
+
+
+class CallFinished(Struct, frozen=True, tag="call_finished"):
+    """A guarded call of an engine ended; `rejected` means that its breaker did not let it through."""
+
+    at: float
+    correlation_id: str
+    target: str
+    outcome: CallOutcome
+    error: str
+    seconds: float
+    span_id: str = ""
+    trace: TraceContext | None = None
+
+
+class StoreFinished(Struct, frozen=True, tag="store_finished"):
+    """A read or write of a store ended; `error` is the kind of error, empty where there was none."""
+
+    at: float
+    correlation_id: str
+    target: str
+    error: str
+    seconds: float
+
+
+class BreakerChanged(Struct, frozen=True, tag="breaker_changed"):
+    """A circuit breaker moved from one state to another, and why."""
+
+    at: float
+    breaker: str
+    before: str
+    after: str
+    reason: str
+
+
+class RequestFinished(Struct, frozen=True, tag="request_finished"):
+    """An HTTP request was answered. `route` is the pattern, not the path, so that metrics stay bounded."""
+
+    at: float
+    correlation_id: str
+    method: str
+    route: str
+    status: int
+    seconds: float
+
+
+class UnexpectedError(Struct, frozen=True, tag="unexpected_error"):
+    """A defect: an error that nobody foresaw, with its traceback for the logs."""
+
+    at: float
+    correlation_id: str
+    where: str
+    traceback: str
+
+
+class Lifecycle(Struct, frozen=True, tag="lifecycle"):
+    """The service came up, drains or went down, or one of its parts did."""
+
+    at: float
+    part: str
+    state: str
+    detail: str = ""
+
+
+Event = (
+    TurnStarted
+    | TurnFinished
+    | CallFinished
+    | StoreFinished
+    | BreakerChanged
+    | RequestFinished
+    | UnexpectedError
+    | Lifecycle
+)
+
+Hook = Callable[[Event], None]
+
+
+def fan_out(*hooks: Hook) -> Hook:
+    """Make one hook that gives every event to each of `hooks`, in order."""
+
+    def hook(event: Event) -> None:
+        for each in hooks:
+            each(event)
+
+    return hook

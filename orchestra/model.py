@@ -1,0 +1,176 @@
+"""What flows through the orchestra: requests, messages, sessions, turns, memories, chunks and replies.
+
+Every struct is frozen: a change makes a new value, so nothing that was journalled or stored can be altered by a later
+step. Texts are plain `str` that `orchestra.limits.text_fault` has let through: no NUL and no lone surrogate, which
+neither UTF-8 nor PostgreSQL can hold.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Role = Literal["system", "user", "assistant"]
+
+
+class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """One user message as version 2 of the API says it.
+
+    Parameters
+    ----------
+    message : str
+        What the user says; 1 to `limits.MESSAGE_CHARS_MAX` characters.
+    session_id : str or None
+        The session to continue, as an earlier reply named it. None starts a new one.
+    user_id : str or None
+        Whose memories the turn may use and add to. None keeps memories within the session.
+    """
+
+    message: str
+    session_id: str | None = None
+    user_id: str | None = None
+
+
+class TraceContext(Struct, frozen=True):
+    """Where a turn stands in a distributed trace (W3C Trace Context): lower-case hex ids."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None = None
+    sampled: bool = True
+
+    @property
+    def traceparent(self) -> str:
+        """The header that names this span as the parent of whatever receives it."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+
+class Message(Struct, frozen=True, omit_defaults=True):
+    """One utterance in a session."""
+
+    role: Role
+    content: str
+
+
+class Usage(Struct, frozen=True):
+    """Tokens that one call cost, as the provider counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Memory(Struct, frozen=True):
+    """Something worth recalling in a later turn.
+
+    Parameters
+    ----------
+    id : str
+        The id of the turn it came from: remembering a turn twice keeps one memory.
+    owner : str
+        Whose memory it is; recall never crosses owners.
+    text : str
+        What is recalled.
+    embedding : tuple of float
+        Unit vector of `limits.EMBEDDING_DIMENSIONS` components.
+    at : float
+        Unix time in seconds.
+    """
+
+    id: str
+    owner: str
+    text: str
+    embedding: tuple[float, ...]
+    at: float
+
+
+class Recollection(Struct, frozen=True):
+    """A memory that a query brought back, with its cosine similarity (-1 to 1) to that query."""
+
+    text: str
+    similarity: float
+
+
+class Turn(Struct, frozen=True):
+    """One user message and its answer, as the conversation keeps it.
+
+    `number` counts a session's turns from 1; the pair (session_id, number) is unique in a conversation, which is what
+    keeps two writers from both appending turn 7.
+    """
+
+    id: str
+    session_id: str
+    number: int
+    correlation_id: str
+    message: str
+    reply: str
+    engine: str
+    model: str
+    at: float
+    usage: Usage = Usage()
+    degraded: tuple[str, ...] = ()
+
+
+class Session(Struct, frozen=True):
+    """A conversation as the next turn needs it: recent history and who it belongs to.
+
+    Parameters
+    ----------
+    id : str
+    owner : str
+        Owner of its memories: ``user:<user_id>``, or ``session:<id>`` where no user was named.
+    version : int
+        Number of the last turn it contains, 0 before the first. A store refuses to save over another version.
+    messages : tuple of Message
+        The most recent exchanges, oldest first, within `limits.SESSION_*`.
+    """
+
+    id: str
+    owner: str
+    version: int
+    created_at: float
+    updated_at: float
+    messages: tuple[Message, ...] = ()
+
+
+class Prompt(Struct, frozen=True):
+    """What a provider is asked: history that ends with the user's message, and what memory recalled."""
+
+    messages: tuple[Message, ...]
+    recalled: tuple[Recollection, ...] = ()
+
+
+class Delta(Struct, frozen=True, tag="delta"):
+    """A piece of the answer's text, in order."""
+
+    text: str
+
+
+class Recalled(Struct, frozen=True, tag="recalled"):
+    """Context that the memory engine contributes."""
+
+    memories: tuple[Recollection, ...]
+
+
+class Finish(Struct, frozen=True, tag="finish"):
+    """The end of an answer, always the last chunk: a stream without one was cut off."""
+
+    reason: str
+    model: str
+    usage: Usage = Usage()
+
+
+Chunk = Delta | Recalled | Finish
+
+
+class ChatReply(Struct, frozen=True):
+    """The whole answer to one turn."""
+
+    turn_id: str
+    session_id: str
+    correlation_id: str
+    reply: str
+    engine: str
+    model: str
+    finish_reason: str
+    usage: Usage
+    recalled: tuple[Recollection, ...] = ()
+    degraded: tuple[str, ...] = ()

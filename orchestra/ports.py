@@ -1,0 +1,143 @@
+"""What the orchestra needs from outside, as Protocols: time, chance, stores and providers.
+
+Implementations live in `orchestra.adapters` (real) and in `sim` (modelled). Each port has a contract suite in
+`tests/contract` that every implementation passes. All store methods raise `StoreUnavailable` where the store cannot
+be reached, and nothing else but what they name.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestra.events import Hook
+from orchestra.model import Chunk, Memory, Prompt, Recollection, Session, Turn
+
+
+class Clock(Protocol):
+    """Wall time. Durations never come from here but from the running loop's `time()`."""
+
+    def now(self) -> float:
+        """Return Unix time in seconds."""
+        ...
+
+
+class Entropy(Protocol):
+    """Chance: jitter and ids."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+    def hex(self, byte_count: int) -> str:
+        """Return `byte_count` random bytes as lower-case hex."""
+        ...
+
+
+class SessionStore(Protocol):
+    """Sessions as the next turn needs them; a record lives `limits.SESSION_TTL_SECONDS` after its last save."""
+
+    async def load(self, session_id: str) -> Session | None:
+        """Return the session, or None where there is none (or its record cannot be read any more)."""
+        ...
+
+    async def save(self, session: Session, *, expected_version: int) -> None:
+        """Store `session` where the stored version is `expected_version`; -1 means that there must be none.
+
+        Raises
+        ------
+        StaleSession
+            Another version is stored.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+        ...
+
+
+class ConversationStore(Protocol):
+    """Every turn ever acknowledged, durable: the truth that sessions are a cache of."""
+
+    async def append(self, turn: Turn, owner: str) -> None:
+        """Make `turn` durable before returning. Appending the same turn (by id) again changes nothing.
+
+        Raises
+        ------
+        StaleSession
+            Another turn has this number in this session.
+        """
+        ...
+
+    async def turns(self, session_id: str, *, after: int = 0, limit: int = 100) -> tuple[Turn, ...]:
+        """Return turns numbered above `after`, lowest first, at most `limit`."""
+        ...
+
+    async def latest(self, session_id: str, *, limit: int) -> tuple[Turn, ...]:
+        """Return the last `limit` turns, lowest number first."""
+        ...
+
+    async def owner(self, session_id: str) -> str | None:
+        """Return the owner that the session's first turn named, or None where no turn of it is stored."""
+        ...
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+        ...
+
+
+class MemoryStore(Protocol):
+    """Memories with nearest-neighbour recall."""
+
+    async def remember(self, memory: Memory) -> None:
+        """Store `memory` durably; a memory of the same id is kept once."""
+        ...
+
+    async def recall(self, owner: str, embedding: tuple[float, ...], *, limit: int) -> tuple[Recollection, ...]:
+        """Return the `limit` memories of `owner` nearest to `embedding` by cosine, nearest first."""
+        ...
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns text into a unit vector of `limits.EMBEDDING_DIMENSIONS` components."""
+
+    async def embed(self, text: str) -> tuple[float, ...]:
+        """Return the embedding of `text`."""
+        ...
+
+
+class Provider(Protocol):
+    """An LLM endpoint."""
+
+    @property
+    def name(self) -> str:
+        """A short name for metrics and breakers."""
+        ...
+
+    def complete(self, prompt: Prompt) -> AsyncIterator[Chunk]:
+        """Stream an answer: any number of `Delta`, then one `Finish`.
+
+        Closing the iterator, or cancelling the task that reads it, closes the call at once.
+
+        Raises
+        ------
+        ProviderFailed, ProviderOverloaded, ProviderRefused, DeadlineExceeded
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything from outside that one orchestra runs on."""
+
+    clock: Clock
+    entropy: Entropy
+    sessions: SessionStore
+    conversations: ConversationStore
+    memories: MemoryStore
+    embedder: Embedder
+    provider: Provider
+    hook: Hook
