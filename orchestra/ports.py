@@ -5,7 +5,7 @@ Implementations live in `orchestra.adapters` (real) and in `sim` (modelled). Eac
 be reached, and nothing else but what they name.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,7 +117,7 @@ class Provider(Protocol):
         """A short name for metrics and breakers."""
         ...
 
-    def complete(self, prompt: Prompt) -> AsyncIterator[Chunk]:
+    def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         """Stream an answer: any number of `Delta`, then one `Finish`.
 
         Closing the iterator, or cancelling the task that reads it, closes the call at once.

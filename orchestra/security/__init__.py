@@ -1,0 +1,1 @@
+"""Security: one step of the layered defence a file."""
