@@ -1,0 +1,1 @@
+"""Chat: one turn, and the sessions that turns belong to."""

@@ -1,0 +1,273 @@
+"""The chat orchestrator: one turn, read top to bottom in `ChatOrchestrator.handle_chat`."""
+
+import asyncio
+import traceback
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+
+from orchestra.chat.sessions import OpenSession, Sessions
+from orchestra.engines.engine import Engine, ICommandDispatcher, IMemorySystem, IOrchestraManager, Task
+from orchestra.errors import (
+    BreakerOpen,
+    DeadlineExceeded,
+    OrchestraError,
+    Overloaded,
+    ProviderFailed,
+    ShuttingDown,
+)
+from orchestra.events import Hook, TurnFinished, TurnOutcome, TurnStarted, UnexpectedError
+from orchestra.model import ChatReply, ChatRequest, Delta, Finish, Recalled, Recollection, TraceContext, Turn
+from orchestra.ports import Clock, Entropy
+from orchestra.security.validation import validate
+
+SHED = (BreakerOpen, Overloaded, ShuttingDown)
+"""Errors that protect the service or a dependency: a turn that ends with one was shed, it did not fail."""
+
+
+@dataclass(frozen=True)
+class TurnLimits:
+    """How long one turn may take (seconds), and how many may run at once."""
+
+    seconds_max: float
+    inflight_max: int
+
+
+@dataclass
+class Progress:
+    """What is known of a running turn, for the events that tell of it."""
+
+    correlation_id: str
+    trace: TraceContext
+    turn_id: str
+    started: float
+    session_id: str = ""
+    engine: str = ""
+    first_token_seconds: float | None = None
+    finish: Finish | None = None
+    degraded: list[str] = field(default_factory=list)
+
+
+class ChatOrchestrator:
+    """Answers chat turns.
+
+    Parameters
+    ----------
+    command_dispatcher, orchestra_manager, memory_system : engines
+        Each behind its guard.
+    sessions : Sessions
+    clock, entropy : ports
+    turn_limits : TurnLimits
+    hook : Hook
+        Gets a `TurnStarted` for every admitted turn and a `TurnFinished` for every turn.
+    """
+
+    def __init__(
+        self,
+        command_dispatcher: ICommandDispatcher,
+        orchestra_manager: IOrchestraManager,
+        memory_system: IMemorySystem,
+        sessions: Sessions,
+        clock: Clock,
+        entropy: Entropy,
+        turn_limits: TurnLimits,
+        hook: Hook,
+    ) -> None:
+        self._commands = command_dispatcher
+        self._manager = orchestra_manager
+        self._memory = memory_system
+        self._sessions = sessions
+        self._clock = clock
+        self._entropy = entropy
+        self._limits = turn_limits
+        self._hook = hook
+        self._inflight = 0
+
+    async def handle_chat(
+        self, request: ChatRequest, *, correlation_id: str | None = None, trace: TraceContext | None = None
+    ) -> ChatReply:
+        """Answer one turn; the reply is given only once the turn is durable in conversation and session.
+
+        Parameters
+        ----------
+        request : ChatRequest
+        correlation_id : str or None
+            Follows the turn through every event; made where None.
+        trace : TraceContext or None
+            The turn's span; made where None.
+
+        Raises
+        ------
+        OrchestraError
+            `InvalidRequest` and its like name the field at fault; a turn that was shed or failed says what to do.
+        """
+        validate(request)
+        progress = self._begin(correlation_id, trace)
+        with self._error_boundary(progress), self._admitted(progress, request):
+            async with asyncio.timeout(self._limits.seconds_max), self._sessions.exclusive(request.session_id):
+                opened = await self._sessions.open(request.session_id, request.user_id, progress.correlation_id)
+                progress.session_id = opened.session.id
+                engine = self._route(request)
+                task = await self._enrich(engine, Task(progress.correlation_id, request.message, opened.session), progress)
+                text, finish = await self._execute(engine, task, progress)
+                turn = self._aggregate(task, text, finish, progress)
+                turn = await self._write(opened, turn, progress)
+        return _reply(turn, finish, task.recalled, progress)
+
+    def _begin(self, correlation_id: str | None, trace: TraceContext | None) -> Progress:
+        return Progress(
+            correlation_id=correlation_id or self._entropy.hex(16),
+            trace=trace or TraceContext(self._entropy.hex(16), self._entropy.hex(8)),
+            turn_id=self._entropy.hex(16),
+            started=asyncio.get_running_loop().time(),
+        )
+
+    def _route(self, request: ChatRequest) -> Engine:
+        return self._commands if self._commands.handles(request.message) else self._manager
+
+    async def _enrich(self, engine: Engine, task: Task, progress: Progress) -> Task:
+        """Add what memory recalls; without memory the turn goes on and says so. Commands need none."""
+        if engine is self._commands:
+            return task
+        try:
+            async with aclosing(self._memory.answer(task)) as chunks:
+                recalled = [chunk.memories async for chunk in chunks if isinstance(chunk, Recalled)]
+        except OrchestraError:
+            progress.degraded.append(self._memory.name)
+            return task
+        return Task(task.correlation_id, task.message, task.session, recalled[0] if recalled else ())
+
+    async def _execute(self, engine: Engine, task: Task, progress: Progress) -> tuple[str, Finish]:
+        """Collect the engine's answer. An answer that ends without `Finish` was cut off and is none."""
+        progress.engine = engine.name
+        loop = asyncio.get_running_loop()
+        parts: list[str] = []
+        async with aclosing(engine.answer(task)) as chunks:
+            async for chunk in chunks:
+                if isinstance(chunk, Delta):
+                    if progress.first_token_seconds is None:
+                        progress.first_token_seconds = loop.time() - progress.started
+                    parts.append(chunk.text)
+                elif isinstance(chunk, Finish):
+                    progress.finish = chunk
+        if progress.finish is None:
+            raise ProviderFailed(f"the answer of {engine.name} was cut off: try again")
+        return "".join(parts), progress.finish
+
+    def _aggregate(self, task: Task, text: str, finish: Finish, progress: Progress) -> Turn:
+        return Turn(
+            id=progress.turn_id,
+            session_id=task.session.id,
+            number=task.session.version + 1,
+            correlation_id=progress.correlation_id,
+            message=task.message,
+            reply=text,
+            engine=progress.engine,
+            model=finish.model,
+            at=self._clock.now(),
+            usage=finish.usage,
+            degraded=tuple(progress.degraded),
+        )
+
+    async def _write(self, opened: OpenSession, turn: Turn, progress: Progress) -> Turn:
+        """Write conversation and session, which the reply waits for, and at the same time the memory.
+
+        A memory that cannot be written degrades the turn; only what one task group starts shares a commit.
+        """
+        async with asyncio.TaskGroup() as writes:
+            if self._memory.name not in progress.degraded and progress.engine != self._commands.name:
+                writes.create_task(self._remember(turn, opened.session.owner, progress))
+            committed = writes.create_task(self._sessions.commit(opened, turn))
+        return committed.result()
+
+    async def _remember(self, turn: Turn, owner: str, progress: Progress) -> None:
+        try:
+            await self._memory.remember(turn, owner)
+        except OrchestraError:
+            progress.degraded.append(self._memory.name)
+
+    @contextmanager
+    def _admitted(self, progress: Progress, request: ChatRequest) -> Iterator[None]:
+        """Count the turn among those that run, or shed it where too many do."""
+        if self._inflight >= self._limits.inflight_max:
+            raise Overloaded(
+                f"{self._inflight} turns are running, which is all this instance takes: try again later",
+                retry_after_seconds=1,
+            )
+        self._inflight += 1
+        self._hook(TurnStarted(progress.started, progress.correlation_id, request.session_id))
+        try:
+            yield
+        finally:
+            self._inflight -= 1
+
+    @contextmanager
+    def _error_boundary(self, progress: Progress) -> Iterator[None]:
+        """Let only `OrchestraError`s and cancellation out, and tell the hook how the turn ended, once."""
+        try:
+            yield
+        except BaseException as raised:
+            error = _translated(raised)
+            if isinstance(error, Exception) and type(error) is OrchestraError:
+                self._hook(UnexpectedError(self._now(), progress.correlation_id, "turn", _traceback(raised)))
+            self._finish(progress, error)
+            if error is raised:
+                raise
+            raise error from raised
+        self._finish(progress, None)
+
+    def _finish(self, progress: Progress, error: BaseException | None) -> None:
+        outcome: TurnOutcome = "answered" if error is None else "shed" if isinstance(error, SHED) else "failed"
+        kind = "" if error is None else error.kind if isinstance(error, OrchestraError) else "cancelled"
+        finish = progress.finish or Finish("", "")
+        now = self._now()
+        self._hook(
+            TurnFinished(
+                at=now,
+                correlation_id=progress.correlation_id,
+                session_id=progress.session_id,
+                turn_id=progress.turn_id,
+                outcome=outcome,
+                error=kind,
+                seconds=now - progress.started,
+                first_token_seconds=progress.first_token_seconds,
+                engine=progress.engine,
+                prompt_tokens=finish.usage.prompt_tokens,
+                completion_tokens=finish.usage.completion_tokens,
+                degraded=tuple(progress.degraded),
+                trace=progress.trace,
+            )
+        )
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _translated(raised: BaseException) -> BaseException:
+    """Say what a client may know of `raised`: itself where it is ours, else that a defect was met."""
+    while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
+        raised = raised.exceptions[0]
+    if isinstance(raised, TimeoutError):
+        return DeadlineExceeded("the turn took longer than it may: try again, or ask for less")
+    if isinstance(raised, OrchestraError) or not isinstance(raised, Exception):
+        return raised
+    return OrchestraError("something went wrong that nobody foresaw; the log has it under this correlation id")
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _reply(turn: Turn, finish: Finish, recalled: tuple[Recollection, ...], progress: Progress) -> ChatReply:
+    return ChatReply(
+        turn_id=turn.id,
+        session_id=turn.session_id,
+        correlation_id=turn.correlation_id,
+        reply=turn.reply,
+        engine=turn.engine,
+        model=turn.model,
+        finish_reason=finish.reason,
+        usage=turn.usage,
+        recalled=recalled,
+        degraded=tuple(progress.degraded),
+    )
