@@ -1,0 +1,1 @@
+"""The gateway: the Sanic app that clients talk to."""

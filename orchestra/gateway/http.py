@@ -1,0 +1,37 @@
+"""The chat routes over HTTP."""
+
+import msgspec
+from sanic import HTTPResponse, Request, Sanic
+from sanic_ext import openapi
+
+from orchestra.chat.orchestrator import ChatOrchestrator
+from orchestra.gateway.problems import CONTENT_TYPE, Problem
+from orchestra.gateway.wire import JSON_TYPE, decoded
+from orchestra.model import ChatReply, ChatRequest
+
+
+def add_routes(app: Sanic) -> None:
+    """Add the chat routes to `app`."""
+    app.add_route(chat, "/chat/v2/chat", methods=["POST"])
+
+
+def _openapi_schema(model: type) -> dict[str, object]:
+    """Return a JSON schema of `model` that stands alone in an OpenAPI document."""
+    (schema,), components = msgspec.json.schema_components([model], ref_template="#/components/schemas/{name}")
+    return {**components[model.__name__], "$defs": components} if "$ref" in schema else schema
+
+
+@openapi.summary("Answer one turn")
+@openapi.description(
+    "Starts a session, or continues one. The reply is given once the turn is durable: it survives a crash of the "
+    "service and of its stores."
+)
+async def chat(request: Request) -> HTTPResponse:
+    """Answer one turn."""
+    body = decoded(request.body, request.headers.get("content-type"), ChatRequest)
+    async with request.app.ctx.service.container.create_scope() as scope:
+        orchestrator = await scope.resolve(ChatOrchestrator)
+        reply: ChatReply = await orchestrator.handle_chat(
+            body, correlation_id=request.ctx.correlation_id, trace=request.ctx.trace
+        )
+    return HTTPResponse(msgspec.json.encode(reply), content_type=JSON_TYPE)

@@ -1,0 +1,64 @@
+"""What machines ask the service: alive, ready, metrics."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from sanic import HTTPResponse, Request, Sanic
+from sanic_ext import openapi
+
+from orchestra.config import Settings
+from orchestra.errors import OrchestraError, StoreUnavailable
+from orchestra.gateway.wire import JSON_TYPE
+from orchestra.ports import Ports
+
+
+def add_routes(app: Sanic) -> None:
+    """Add the probes to `app`."""
+    app.add_route(livez, "/livez", methods=["GET", "HEAD"])
+    app.add_route(readyz, "/readyz", methods=["GET", "HEAD"])
+    app.add_route(metrics, "/metrics", methods=["GET"])
+
+
+@openapi.summary("Is the process alive?")
+async def livez(_request: Request) -> HTTPResponse:
+    """Answer 200 as long as the process can answer at all; stores play no part, a restart would not mend them."""
+    return _json({"status": "alive"})
+
+
+@openapi.summary("Can the service take turns?")
+async def readyz(request: Request) -> HTTPResponse:
+    """Answer 200 where every store answers, else 503 with what is missing."""
+    service = request.app.ctx.service
+    settings = await service.container.resolve(Settings)
+    ports: Ports = service.ports
+    pings = {
+        "sessions": ports.sessions.ping,
+        "conversations": ports.conversations.ping,
+        "memories": ports.memories.ping,
+    }
+    answers = await asyncio.gather(*(_ping(ping, settings.store_seconds_max) for ping in pings.values()))
+    down = [name for name, answered in zip(pings, answers, strict=True) if not answered]
+    if down:
+        raise StoreUnavailable(f"no answer from the store of {' and '.join(down)}: see the log", retry_after_seconds=1)
+    return _json({"status": "ready", "stores": dict.fromkeys(pings, "up")})
+
+
+async def _ping(ping: Callable[[], Awaitable[None]], seconds_max: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds_max):
+            await ping()
+    except (OrchestraError, TimeoutError):
+        return False
+    return True
+
+
+@openapi.summary("Metrics in the Prometheus text format")
+async def metrics(request: Request) -> HTTPResponse:
+    """Return the metrics of this worker."""
+    return HTTPResponse(request.app.ctx.service.metrics_page(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _json(value: object) -> HTTPResponse:
+    return HTTPResponse(msgspec.json.encode(value), content_type=JSON_TYPE)

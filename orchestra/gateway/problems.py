@@ -1,0 +1,85 @@
+"""Errors as clients see them: RFC 9457 problem details with a stable `type`, never a stack trace."""
+
+import math
+
+import msgspec
+from sanic import HTTPResponse
+from sanic.exceptions import (
+    BadRequest,
+    InvalidHeader,
+    MethodNotAllowed as SanicMethodNotAllowed,
+    NotFound as SanicNotFound,
+    PayloadTooLarge as SanicPayloadTooLarge,
+    RequestTimeout,
+    SanicException,
+    ServiceUnavailable,
+)
+
+from orchestra import limits
+from orchestra.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    OrchestraError,
+    Overloaded,
+    PayloadTooLarge,
+)
+
+CONTENT_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:ai-orchestra:problem:"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of an error response (RFC 9457), with where in the request the fault is and how to find the log."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    correlation_id: str
+    field: str | None = None
+    retry_after_seconds: float | None = None
+
+
+def problem_response(error: OrchestraError, correlation_id: str) -> HTTPResponse:
+    """Return `error` as a response; every 503 carries Retry-After."""
+    retry_after_seconds = error.retry_after_seconds
+    if retry_after_seconds is None and error.status in {429, 503}:
+        retry_after_seconds = 1.0
+    problem = Problem(
+        type=TYPE_PREFIX + error.kind,
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        correlation_id=correlation_id,
+        field=error.field,
+        retry_after_seconds=None if retry_after_seconds is None else round(retry_after_seconds, 3),
+    )
+    headers = {} if retry_after_seconds is None else {"Retry-After": str(max(1, math.ceil(retry_after_seconds)))}
+    return HTTPResponse(msgspec.json.encode(problem), error.status, headers, CONTENT_TYPE)
+
+
+def translated(error: Exception) -> OrchestraError | None:
+    """Translate what Sanic raises itself; None where the error is nobody's plan."""
+    if isinstance(error, OrchestraError):
+        return error
+    if isinstance(error, SanicNotFound):
+        return NotFound("there is no such path: see /docs for those that exist")
+    if isinstance(error, SanicMethodNotAllowed):
+        allowed = ", ".join(sorted(error.headers.get("Allow", "").replace(" ", "").split(",")))
+        return MethodNotAllowed(f"this path has no such method: use {allowed or 'another one'}")
+    if isinstance(error, SanicPayloadTooLarge):
+        return PayloadTooLarge(
+            f"the request is over {limits.REQUEST_BYTES_MAX} bytes: a message has at most "
+            f"{limits.MESSAGE_CHARS_MAX} characters"
+        )
+    if isinstance(error, RequestTimeout):
+        return DeadlineExceeded("the request did not arrive in time: send it again")
+    if isinstance(error, ServiceUnavailable):
+        return Overloaded("the service did not answer in time: try again")
+    if isinstance(error, BadRequest | InvalidHeader):
+        return InvalidRequest(f"the request is not valid HTTP: {error}")
+    if isinstance(error, SanicException) and error.status_code < 500:
+        return InvalidRequest(f"the request is refused: {error}")
+    return None
