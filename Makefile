@@ -1,0 +1,94 @@
+# Every verb builds what it needs in .venv on its first run; a later run starts at once.
+# Needed on the machine: make and Python 3.11 or later. Another interpreter: make VERB PYTHON=/path/to/python3.13
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# One .venv, filled in two steps so that the first look costs half the wait (docs/decisions.md, 2): what runs the
+# service and the rehearsal, and what develops them. The second holds all of the first.
+DEV := .venv/.installed-dev
+RUN := $(if $(wildcard $(DEV)),$(DEV),.venv/.installed-run)
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test check bench lab chaos load nightly format constraints clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUN) ## rehearse a provider brownout in virtual time, then hold a real conversation; writes report.html
+	@$(BIN)/orchestra demo
+
+serve: $(RUN) ## run the service with its own private PostgreSQL and Redis (or REDIS_URL and DATABASE_URL)
+	@$(BIN)/orchestra serve
+
+test: $(DEV) ## run all tests and measure coverage of orchestra and sim; fails under 90 %
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(DEV) ## lint, formatting, types and the house rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_tidy.py
+
+bench: $(DEV) ## measure; one JSON object a line: name, value, unit, against
+	@$(BIN)/python -m tests.benchmarks
+
+lab: $(DEV) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+chaos: $(RUN) ## rehearse every scenario in chaos/scenarios; the exit code is that of the last one that did not pass
+	@status=0; \
+	for scenario in chaos/scenarios/*.yaml; do \
+		$(BIN)/orchestra sim run "$$scenario" || status=$$?; \
+	done; \
+	exit $$status
+
+load: $(DEV) ## start the service, run Locust against it for 20 s, stop it; the exit code is gated on failures and p95
+	@$(BIN)/python -m loadtests.smoke
+
+nightly: $(DEV) ## the tests that take longer than a pull request should wait for
+	$(BIN)/pytest -m nightly
+
+format: $(DEV) ## format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: ## pin the newest versions that pyproject.toml allows, as a fresh environment resolves them
+	@$(call require_python)
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python -m pip --disable-pip-version-check install --quiet -e '.[dev]'
+	{ echo "# What CI and a fresh clone install; written by 'make constraints'. Versions only."; \
+	  .venv-constraints/bin/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' ; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf .venv-constraints
+
+clean: ## remove what runs and builds leave behind, .venv too
+	rm -rf .venv .venv-constraints .orchestra .coverage .coverage.* htmlcov report.html build dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis notebooks/.ipynb_checkpoints
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an install that was cut off is done again; a .venv whose pip does not answer (cut off
+# while it was made, or its interpreter is gone) is made anew.
+.venv/.installed-run: EXTRAS := embedded,simulation
+$(DEV): EXTRAS := dev
+.venv/.installed-run $(DEV): pyproject.toml constraints.txt
+	@$(call require_python)
+	@rm -f $@
+	@echo 'Setting up .venv for this ($(EXTRAS)): once, a minute or so ...' >&2
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+define require_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "Python 3.11 or later is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1)." >&2; \
+	echo "Install one, or name one: make $(or $(firstword $(MAKECMDGOALS)),help) PYTHON=/path/to/python3.11" >&2; \
+	exit 1; }
+endef
