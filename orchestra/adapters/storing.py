@@ -1,0 +1,35 @@
+"""What all stores check and say alike, so that a modelled store cannot be told from a real one by its refusals."""
+
+import math
+
+from orchestra import limits
+from orchestra.errors import ConfigurationError, StaleSession
+from orchestra.model import Session, Turn
+
+
+def stale_session(session: Session, expected_version: int) -> StaleSession:
+    """Say that another writer saved this session first."""
+    return StaleSession(
+        f"session {session.id} is no longer at version {expected_version}: another request changed it; send it again"
+    )
+
+
+def stale_turn(turn: Turn) -> StaleSession:
+    """Say that another writer appended a turn of this number first."""
+    return StaleSession(
+        f"session {turn.session_id} already has a turn {turn.number}: another request changed it; send it again"
+    )
+
+
+def check_embedding(embedding: tuple[float, ...]) -> None:
+    """Refuse an embedding that the stores' schema has no room for."""
+    if len(embedding) != limits.EMBEDDING_DIMENSIONS:
+        raise ConfigurationError(
+            f"the embedding has {len(embedding)} components and the memory store holds {limits.EMBEDDING_DIMENSIONS}: "
+            f"configure an embedder of {limits.EMBEDDING_DIMENSIONS} dimensions"
+        )
+
+
+def similarity(cosine: float) -> float:
+    """Clear a computed cosine of rounding beyond [-1, 1], and of the NaN that a zero vector gives."""
+    return max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else 0.0
