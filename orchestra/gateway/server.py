@@ -1,0 +1,140 @@
+"""The live service: real adapters behind the app, served on a socket.
+
+The process that serves owns the embedded stores, where no others are configured: it starts them before a worker asks for
+them, and stops them when it ends, also on SIGTERM.
+"""
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from types import FrameType
+from typing import NoReturn
+
+from sanic import Sanic
+from sanic.worker.loader import AppLoader
+
+from orchestra import compose
+from orchestra.adapters import embedded
+from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.adapters.offline import OfflineProvider
+from orchestra.adapters.openai import OpenAIProvider
+from orchestra.adapters.pgvector import PgvectorMemoryStore
+from orchestra.adapters.postgres import Postgres
+from orchestra.adapters.redis import RedisSessionStore
+from orchestra.adapters.system import SystemClock, SystemEntropy
+from orchestra.config import Settings
+from orchestra.gateway.app import Service, create_app
+from orchestra.ports import Clock, Ports, Provider
+from orchestra.telemetry import telemetry
+
+APP_NAME = "orchestra"
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; everything that was started is stopped before this returns."""
+    with _terminable(), _stores(settings) as settings:
+        loader = AppLoader(factory=partial(live_app, settings))
+        app = loader.load()
+        app.prepare(
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            single_process=settings.workers == 1,
+            motd=False,
+            access_log=False,
+        )
+        if settings.workers == 1:
+            Sanic.serve_single(primary=app)
+        else:
+            Sanic.serve(primary=app, app_loader=loader)
+
+
+def live_app(settings: Settings) -> Sanic:
+    """Make the app on real adapters; every worker process calls this for itself."""
+    return create_app(APP_NAME, settings, partial(live_service, settings))
+
+
+@asynccontextmanager
+async def live_service(settings: Settings) -> AsyncIterator[Service]:
+    """Open everything the service stands on, in order, and close it in reverse.
+
+    Parameters
+    ----------
+    settings : Settings
+        With `redis_url` and `database_url` set.
+    """
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        told = telemetry(settings, clock)
+        stack.callback(told.close)
+        postgres = await Postgres.connect(settings.database_url or "")
+        stack.push_async_callback(postgres.close)
+        sessions = RedisSessionStore(settings.redis_url or "", hook=told.hook)
+        stack.push_async_callback(sessions.close)
+        provider = await stack.enter_async_context(_provider(settings, clock))
+        ports = Ports(
+            clock=clock,
+            entropy=SystemEntropy(),
+            sessions=sessions,
+            conversations=postgres.conversations,
+            memories=PgvectorMemoryStore(postgres),
+            embedder=HashingEmbedder(),
+            provider=provider,
+            hook=told.hook,
+        )
+        container = compose.build(ports, settings)
+        stack.push_async_callback(container.dispose)
+        yield Service(container, ports, told.metrics.render)
+
+
+@asynccontextmanager
+async def _provider(settings: Settings, clock: Clock) -> AsyncIterator[Provider]:
+    if settings.provider_url is None:
+        yield OfflineProvider()
+        return
+    provider = OpenAIProvider(
+        base_url=settings.provider_url,
+        key=settings.provider_key.get_secret_value() if settings.provider_key else None,
+        model=settings.provider_model,
+        timeout_seconds=settings.provider_timeout_seconds,
+        first_token_seconds=settings.provider_first_token_seconds,
+        connections_max=settings.provider_connections_max,
+        clock=clock,
+    )
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
+
+
+@contextmanager
+def _stores(settings: Settings) -> Iterator[Settings]:
+    """Yield settings in which both stores have a URL, with embedded ones running for as long as that lasts."""
+    if settings.redis_url and settings.database_url:
+        yield settings
+        return
+    running = embedded.start(settings.data_dir)
+    try:
+        yield settings.model_copy(
+            update={
+                "redis_url": settings.redis_url or running.redis_url,
+                "database_url": settings.database_url or running.database_url,
+            }
+        )
+    finally:
+        running.stop()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that `finally` runs; Sanic has handlers of its own while it serves."""
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
