@@ -19,9 +19,9 @@ from orchestra.adapters import embedded
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.offline import OfflineProvider
 from orchestra.adapters.openai import OpenAIProvider
-from orchestra.adapters.pgvector import PgvectorMemoryStore
+from orchestra.adapters.pgvector import PgvectorMemories
 from orchestra.adapters.postgres import Postgres
-from orchestra.adapters.redis import RedisSessionStore
+from orchestra.adapters.redis import RedisSessions
 from orchestra.adapters.system import SystemClock, SystemEntropy
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
@@ -70,7 +70,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
         stack.callback(told.close)
         postgres = await Postgres.connect(settings.database_url or "")
         stack.push_async_callback(postgres.close)
-        sessions = RedisSessionStore(settings.redis_url or "", hook=told.hook)
+        sessions = RedisSessions(settings.redis_url or "", hook=told.hook)
         stack.push_async_callback(sessions.close)
         provider = await stack.enter_async_context(_provider(settings, clock))
         ports = Ports(
@@ -78,7 +78,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
             entropy=SystemEntropy(),
             sessions=sessions,
             conversations=postgres.conversations,
-            memories=PgvectorMemoryStore(postgres),
+            memories=PgvectorMemories(postgres),
             embedder=HashingEmbedder(),
             provider=provider,
             hook=told.hook,

@@ -1,0 +1,302 @@
+"""PostgreSQL: the connections, and conversations in the table `turns`.
+
+All that turns write goes through one connection of its own, where whatever waits shares one commit (see `batching`).
+Reads have a bounded pool, so that neither can starve the other.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
+
+import asyncpg
+from pgvector.asyncpg import register_vector
+
+from orchestra.adapters.batching import Batcher
+from orchestra.adapters.migrate import migrate, packaged, read_migrations
+from orchestra.adapters.storing import stale_turn
+from orchestra.errors import ConfigurationError, InvalidRequest, OrchestraError, StoreUnavailable
+from orchestra.model import Memory, Turn, Usage
+
+CONNECT_SECONDS = 5.0
+COMMAND_SECONDS = 5.0
+PING_SECONDS = 2.0
+_READERS_MAX = 8
+_BATCH_ROWS_MAX = 500
+_WAITING_ROWS_MAX = 10_000
+
+# One statement for both tables is one transaction in one round trip. What was inserted comes back; a row that is not
+# in there was stored before, or has lost its number to another turn.
+_INSERT = r"""
+WITH remembered AS (
+    INSERT INTO memories (id, owner, text, embedding, at)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::vector[], $5::float8[])
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO turns (id, session_id, number, owner, correlation_id, message, reply, engine, model,
+                   prompt_tokens, completion_tokens, degraded, at)
+SELECT id, session_id, number, owner, correlation_id, message, reply, engine, model,
+       prompt_tokens, completion_tokens, string_to_array(degraded, E'\n'), at
+FROM unnest($6::text[], $7::text[], $8::int[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+            $14::text[], $15::int[], $16::int[], $17::text[], $18::float8[])
+     AS new (id, session_id, number, owner, correlation_id, message, reply, engine, model,
+             prompt_tokens, completion_tokens, degraded, at)
+ON CONFLICT DO NOTHING
+RETURNING id
+"""
+_MEMORY_COLUMNS, _TURN_COLUMNS = 5, 13
+_STORED = "SELECT id FROM turns WHERE id = ANY($1::text[])"
+
+_TURN = """
+SELECT id, session_id, number, correlation_id, message, reply, engine, model, at,
+       prompt_tokens, completion_tokens, degraded
+FROM turns
+"""
+_TURNS = _TURN + "WHERE session_id = $1 AND number > $2 ORDER BY number LIMIT $3"
+_LATEST = _TURN + "WHERE session_id = $1 ORDER BY number DESC LIMIT $2"
+_OWNER = "SELECT owner FROM turns WHERE session_id = $1 ORDER BY number LIMIT 1"
+
+_MISADDRESSED = (ValueError, asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError)
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+class TurnRow(NamedTuple):
+    """A turn to append, and whose it is."""
+
+    turn: Turn
+    owner: str
+
+
+Row = TurnRow | Memory
+
+
+class Postgres:
+    """One database, from `connect` to `close`.
+
+    Attributes
+    ----------
+    conversations : PostgresConversations
+    writes : Batcher
+        Rows on their way into the database; each of its batches is one commit.
+    """
+
+    def __init__(self, url: str, readers: asyncpg.Pool) -> None:
+        self._url = url
+        self._readers = readers
+        self._writer: asyncpg.Connection | None = None
+        self.writes: Batcher[Row, None] = Batcher(
+            "PostgreSQL", self._commit, batch_max=_BATCH_ROWS_MAX, waiting_max=_WAITING_ROWS_MAX
+        )
+        self.conversations = PostgresConversations(self)
+
+    @classmethod
+    async def connect(cls, url: str) -> Self:
+        """Connect to the database at `url` and bring its schema up to date.
+
+        Raises
+        ------
+        ConfigurationError
+            The URL does not open a database, or its schema cannot be brought up to date.
+        StoreUnavailable
+            PostgreSQL cannot be reached.
+        """
+        try:
+            connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
+            try:
+                await migrate(connection, read_migrations(packaged()))
+            finally:
+                connection.terminate()
+            # Every reader learns the vector type, which exists by now.
+            readers = await asyncpg.create_pool(
+                url, min_size=1, max_size=_READERS_MAX, init=register_vector, reset=_keep, **_OPTIONS
+            )
+        except _MISADDRESSED as error:
+            raise ConfigurationError(f"it does not open a database: {error}", field="database_url") from error
+        except _FAILURES as error:
+            raise _unavailable(error) from error
+        return cls(url, readers)
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run a query that changes nothing; again, where its connection turns out to be dead.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        try:
+            try:
+                return await self._fetch(query, *arguments)
+            except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError):
+                return await self._fetch(query, *arguments)
+        except _FAILURES as error:
+            raise _unavailable(error) from error
+
+    async def ping(self) -> None:
+        """Return once PostgreSQL has answered.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                await self.fetch("SELECT 1")
+        except TimeoutError as error:
+            raise StoreUnavailable(f"PostgreSQL does not answer within {PING_SECONDS:g} s") from error
+
+    async def close(self) -> None:
+        """Commit or refuse what waits, then close every connection."""
+        await self.writes.close()
+        self._drop_writer()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._readers.close()
+        except TimeoutError:
+            self._readers.terminate()
+
+    async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        async with self._readers.acquire(timeout=CONNECT_SECONDS) as connection:
+            records: list[asyncpg.Record] = await connection.fetch(query, *arguments)
+            return records
+
+    async def _commit(self, rows: list[Row]) -> Sequence[Exception | None]:
+        """Store `rows` in one transaction; where its outcome stays unknown, once more: an id is stored once.
+
+        Data that PostgreSQL refuses would fail everything that shares its transaction, so it is looked for by halves.
+        """
+        failure: Exception = AssertionError("unreachable")
+        for _ in range(2):
+            try:
+                return await self._insert(rows)
+            except _FAILURES as error:
+                failure = error
+                if _is_refusal(error):
+                    break
+                self._drop_writer()
+        else:
+            return [_unavailable(failure) for _ in rows]
+        if len(rows) == 1:
+            return [_refused(rows[0], failure)]
+        half = len(rows) // 2
+        return [*await self._commit(rows[:half]), *await self._commit(rows[half:])]
+
+    async def _insert(self, rows: list[Row]) -> list[Exception | None]:
+        if self._writer is None or self._writer.is_closed():
+            self._writer = await asyncpg.connect(self._url, **_OPTIONS)
+            await register_vector(self._writer)
+        # Sorted, lest two processes that write the same turns wait for each other.
+        memories = sorted((row for row in rows if isinstance(row, Memory)), key=lambda memory: memory.id)
+        turns = sorted(
+            (row for row in rows if isinstance(row, TurnRow)), key=lambda row: (row.turn.session_id, row.turn.number)
+        )
+        columns = (
+            *_columns(map(_memory_values, memories), _MEMORY_COLUMNS),
+            *_columns(map(_turn_values, turns), _TURN_COLUMNS),
+        )
+        stored = {record[0] for record in await self._writer.fetch(_INSERT, *columns)}
+        missed = [row.turn.id for row in turns if row.turn.id not in stored]
+        if missed:
+            stored.update(record[0] for record in await self._writer.fetch(_STORED, missed))
+        return [
+            stale_turn(row.turn) if isinstance(row, TurnRow) and row.turn.id not in stored else None for row in rows
+        ]
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.terminate()
+            self._writer = None
+
+
+class PostgresConversations:
+    """Conversations in PostgreSQL."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def append(self, turn: Turn, owner: str) -> None:
+        """Make `turn` durable before returning. Appending the same turn (by id) again changes nothing.
+
+        Raises
+        ------
+        StaleSession, StoreUnavailable
+        InvalidRequest
+            No text of PostgreSQL can hold it; `limits.text_fault` tells why.
+        """
+        await self._postgres.writes.submit(TurnRow(turn, owner))
+
+    async def turns(self, session_id: str, *, after: int = 0, limit: int = 100) -> tuple[Turn, ...]:
+        """Return turns numbered above `after`, lowest first, at most `limit`."""
+        return tuple(map(_turn, await self._postgres.fetch(_TURNS, session_id, after, limit)))
+
+    async def latest(self, session_id: str, *, limit: int) -> tuple[Turn, ...]:
+        """Return the last `limit` turns, lowest number first."""
+        return tuple(map(_turn, reversed(await self._postgres.fetch(_LATEST, session_id, limit))))
+
+    async def owner(self, session_id: str) -> str | None:
+        """Return the owner that the session's first turn named."""
+        records = await self._postgres.fetch(_OWNER, session_id)
+        return records[0][0] if records else None
+
+    async def ping(self) -> None:
+        """Return once PostgreSQL has answered."""
+        await self._postgres.ping()
+
+
+async def _keep(connection: object) -> None:
+    """Leave a connection that goes back to the pool as it is: no query here changes a setting or leaves a lock."""
+
+
+_OPTIONS: dict[str, Any] = {
+    "timeout": CONNECT_SECONDS,
+    "command_timeout": COMMAND_SECONDS,
+    # The server gives up too, so that a query whose asker has gone does not go on.
+    "server_settings": {"application_name": "orchestra", "statement_timeout": f"{COMMAND_SECONDS:.0f}s", "jit": "off"},
+}
+
+
+def _memory_values(memory: Memory) -> tuple[object, ...]:
+    return memory.id, memory.owner, memory.text, list(memory.embedding), memory.at
+
+
+def _turn_values(row: TurnRow) -> tuple[object, ...]:
+    turn = row.turn
+    return (
+        turn.id,
+        turn.session_id,
+        turn.number,
+        row.owner,
+        turn.correlation_id,
+        turn.message,
+        turn.reply,
+        turn.engine,
+        turn.model,
+        turn.usage.prompt_tokens,
+        turn.usage.completion_tokens,
+        "\n".join(turn.degraded),
+        turn.at,
+    )
+
+
+def _columns(rows: Iterable[tuple[object, ...]], count: int) -> list[tuple[object, ...]]:
+    return list(zip(*rows, strict=True)) or [()] * count
+
+
+def _turn(record: asyncpg.Record) -> Turn:
+    return Turn(*record[:9], Usage(record["prompt_tokens"], record["completion_tokens"]), tuple(record["degraded"]))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether PostgreSQL refuses the data: SQLSTATE classes data exception, integrity, program limit."""
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "22")[:2] in {"22", "23", "54"}
+
+
+def _refused(row: Row, cause: Exception) -> OrchestraError:
+    what = f"turn {row.turn.id}" if isinstance(row, TurnRow) else f"memory {row.id}"
+    error = InvalidRequest(f"{what} cannot be stored: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+def _unavailable(cause: Exception) -> StoreUnavailable:
+    error = StoreUnavailable("PostgreSQL cannot be reached or does not answer in time", retry_after_seconds=1.0)
+    error.__cause__ = cause
+    return error
