@@ -83,7 +83,7 @@ $(DEV): EXTRAS := dev
 	@rm -f $@
 	@echo 'Setting up .venv for this ($(EXTRAS)): once, a minute or so ...' >&2
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(PIP) install -qq --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 define require_python
