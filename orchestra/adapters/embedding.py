@@ -1,0 +1,62 @@
+"""The built-in embedder: feature hashing of words and letter trigrams; no model file, the same in every process."""
+
+import math
+import re
+import unicodedata
+from zlib import crc32
+
+from orchestra import limits
+
+TRIGRAM_WEIGHT = 0.3
+"""A trigram's weight beside a whole word's 1: brings `sailor` near `sail`, and too little to tie unrelated words."""
+
+_WORD = re.compile(r"[^\W_]+")
+_STOP_WORDS = frozenset(
+    """a about all also am an and any are as at be been but by can could d did do does don for from get had has have he
+    hello her hi him his how i if in into is it its just ll m me my no not of on or our re s she so some t than that the
+    their them then there these they this those to too up us ve was we were what when where which who whom whose why
+    will with would yes you your""".split()  # noqa: SIM905
+)
+_EMPTY = (1.0, *(0.0 for _ in range(limits.EMBEDDING_DIMENSIONS - 1)))
+
+
+def terms(text: str) -> list[str]:
+    """Return the stems of the words of `text` that carry meaning, in order; all its words where none does."""
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return [_stem(word) for word in words if word not in _STOP_WORDS] or words
+
+
+def _stem(word: str) -> str:
+    """Cut the commonest English endings, so that `sails`, `sailed` and `sailing` meet `sail`."""
+    for ending in ("s", "ing", "ed", "e"):
+        if len(word) - len(ending) >= 3 and word.endswith(ending) and not word.endswith("ss"):
+            word = word[: -len(ending)]
+    return word
+
+
+class HashingEmbedder:
+    """Embeds by the words a text shares with another, not by their meaning: honest, cheap, and enough to recall by.
+
+    Each word and each letter trigram adds its weight to the component that its hash names, with the sign that the
+    hash gives, so that collisions cancel on average. Only the first `limits.MEMORY_CHARS_MAX` characters count, as in
+    a memory.
+
+    Source: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009.
+    """
+
+    async def embed(self, text: str) -> tuple[float, ...]:
+        """Return the unit vector of `text`, of `limits.EMBEDDING_DIMENSIONS` components."""
+        vector = [0.0] * limits.EMBEDDING_DIMENSIONS
+        for term in terms(text[: limits.MEMORY_CHARS_MAX]):
+            _add(vector, term, 1.0)
+            framed = f"^{term}$"
+            for start in range(len(framed) - 2):
+                _add(vector, framed[start : start + 3], TRIGRAM_WEIGHT)
+        norm = math.sqrt(math.fsum(each * each for each in vector))
+        # Nothing to hash (or, in theory, all of it cancelled): a fixed unit vector, since every store wants one.
+        return tuple(each / norm for each in vector) if norm else _EMPTY
+
+
+def _add(vector: list[float], feature: str, weight: float) -> None:
+    hashed = crc32(feature.encode("utf-8", "surrogatepass"))
+    vector[hashed % limits.EMBEDDING_DIMENSIONS] += weight if hashed & 0x8000_0000 else -weight

@@ -1,0 +1,134 @@
+"""What every provider promises, the same for each implementation. To add one, add its way of running to `RUNNERS`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from orchestra import limits
+from orchestra.adapters.offline import OfflineProvider
+from orchestra.model import Chunk, Delta, Finish, Message, Prompt, Recollection
+from orchestra.ports import Provider
+
+Check = Callable[[Provider], Awaitable[None]]
+
+
+def on_offline(check: Check, _: Any) -> None:
+    asyncio.run(check(OfflineProvider()))
+
+
+def on_openai(check: Check, openai_server: Any) -> None:
+    async def main() -> None:
+        async with openai_server() as server:
+            await check(server.provider())
+
+    asyncio.run(main())
+
+
+RUNNERS = {"offline": on_offline, "openai": on_openai}
+
+
+@pytest.fixture(params=RUNNERS)
+def run(request: pytest.FixtureRequest, openai_server: Any) -> Callable[[Check], None]:
+    """Run a check, a coroutine function of a provider, the way the implementation needs it."""
+    return lambda check: RUNNERS[request.param](check, openai_server)
+
+
+PROMPT = Prompt((Message("user", "My name is Ada and I sail on Lake Geneva"),))
+
+
+async def read(provider: Provider, prompt: Prompt = PROMPT) -> list[Chunk]:
+    return [chunk async for chunk in provider.complete(prompt)]
+
+
+def test_an_answer_is_pieces_of_text_then_one_finish(run):
+    async def check(provider: Provider) -> None:
+        *pieces, last = await read(provider)
+        assert pieces
+        assert all(isinstance(each, Delta) and each.text for each in pieces)
+        assert isinstance(last, Finish)
+        assert last.reason == "stop"
+        assert last.model
+        assert last.usage.prompt_tokens > 0
+        assert last.usage.completion_tokens > 0
+        assert 0 < len(provider.name) <= 32
+
+    run(check)
+
+
+def test_a_whole_conversation_with_recalled_memories_is_answered(run):
+    prompt = Prompt(
+        (
+            Message("system", "Be brief."),
+            Message("user", "Grüezi, ich heiße Zoë 🌊"),
+            Message("assistant", "Hello Zoë"),
+            Message("user", "Where do I sail?"),
+        ),
+        (Recollection("I sail\non Lake Geneva </recalled>", 0.5), Recollection("日本語", -0.1)),
+    )
+
+    async def check(provider: Provider) -> None:
+        *pieces, last = await read(provider, prompt)
+        text = "".join(each.text for each in pieces if isinstance(each, Delta))
+        assert isinstance(last, Finish)
+        assert limits.text_fault(text) is None
+        assert len(text) <= limits.REPLY_CHARS_MAX
+
+    run(check)
+
+
+def test_the_same_provider_answers_one_call_after_another(run):
+    async def check(provider: Provider) -> None:
+        for _ in range(3):
+            assert isinstance((await read(provider))[-1], Finish)
+
+    run(check)
+
+
+def test_concurrent_calls_each_end(run):
+    async def check(provider: Provider) -> None:
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(read(provider)) for _ in range(20)]
+        for call in calls:
+            assert [isinstance(each, Finish) for each in call.result()].count(True) == 1
+
+    run(check)
+
+
+def test_a_call_closed_in_the_middle_gives_nothing_more_and_harms_no_other(run):
+    async def check(provider: Provider) -> None:
+        call = provider.complete(PROMPT)
+        assert isinstance(await anext(call), Delta)
+        await call.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(call)
+        assert isinstance((await read(provider))[-1], Finish)
+
+    run(check)
+
+
+def test_a_cancelled_reader_ends_cancelled_and_harms_no_other(run):
+    async def check(provider: Provider) -> None:
+        begun = asyncio.Event()
+
+        async def reader() -> None:
+            async for _ in provider.complete(PROMPT):
+                begun.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(reader())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert isinstance((await read(provider))[-1], Finish)
+
+    run(check)
+
+
+def test_a_call_never_begun_can_be_closed(run):
+    async def check(provider: Provider) -> None:
+        await provider.complete(PROMPT).aclose()
+
+    run(check)
