@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import asyncpg
+from pgvector import Vector
 from pgvector.asyncpg import register_vector
 
 from orchestra.adapters.batching import Batcher
@@ -254,7 +255,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 def _memory_values(memory: Memory) -> tuple[object, ...]:
-    return memory.id, memory.owner, memory.text, list(memory.embedding), memory.at
+    return memory.id, memory.owner, memory.text, Vector(list(memory.embedding)), memory.at
 
 
 def _turn_values(row: TurnRow) -> tuple[object, ...]:
@@ -281,7 +282,19 @@ def _columns(rows: Iterable[tuple[object, ...]], count: int) -> list[tuple[objec
 
 
 def _turn(record: asyncpg.Record) -> Turn:
-    return Turn(*record[:9], Usage(record["prompt_tokens"], record["completion_tokens"]), tuple(record["degraded"]))
+    return Turn(
+        id=record["id"],
+        session_id=record["session_id"],
+        number=record["number"],
+        correlation_id=record["correlation_id"],
+        message=record["message"],
+        reply=record["reply"],
+        engine=record["engine"],
+        model=record["model"],
+        at=record["at"],
+        usage=Usage(record["prompt_tokens"], record["completion_tokens"]),
+        degraded=tuple(record["degraded"]),
+    )
 
 
 def _is_refusal(error: Exception) -> bool:
