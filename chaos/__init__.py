@@ -1,0 +1,1 @@
+"""Chaos: the same scenarios on real servers and sockets."""

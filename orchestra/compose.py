@@ -76,9 +76,7 @@ def _chat_orchestrator(
     settings: Settings,
 ) -> ChatOrchestrator:
     turn_limits = TurnLimits(settings.turn_seconds_max, settings.turns_inflight_max)
-    return ChatOrchestrator(
-        commands, manager, memory, sessions, ports.clock, ports.entropy, turn_limits, ports.hook
-    )
+    return ChatOrchestrator(commands, manager, memory, sessions, ports.clock, ports.entropy, turn_limits, ports.hook)
 
 
 def _guard(name: str, ports: Ports, settings: Settings, attempt: AttemptLimits | None = None) -> Guard:

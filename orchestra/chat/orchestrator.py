@@ -108,7 +108,9 @@ class ChatOrchestrator:
                 opened = await self._sessions.open(request.session_id, request.user_id, progress.correlation_id)
                 progress.session_id = opened.session.id
                 engine = self._route(request)
-                task = await self._enrich(engine, Task(progress.correlation_id, request.message, opened.session), progress)
+                task = await self._enrich(
+                    engine, Task(progress.correlation_id, request.message, opened.session), progress
+                )
                 text, finish = await self._execute(engine, task, progress)
                 turn = self._aggregate(task, text, finish, progress)
                 turn = await self._write(opened, turn, progress)

@@ -108,9 +108,7 @@ class Sessions:
         for _ in range(COMMIT_ATTEMPTS_MAX):
             turn = replace(turn, number=session.version + 1)
             try:
-                await self._calls(
-                    "conversations", turn.correlation_id, self._conversations.append(turn, session.owner)
-                )
+                await self._calls("conversations", turn.correlation_id, self._conversations.append(turn, session.owner))
             except StaleSession:
                 session = await self._caught_up(session, turn.correlation_id)
             else:

@@ -1,6 +1,7 @@
 """The Sanic app: routes, the way of every request through them, and when the orchestra behind it is up.
 
-The same app serves sockets (`gateway.server`) and, through ASGI, a simulated world; what it runs on comes in as `opener`.
+The same app serves sockets (`gateway.server`) and, through ASGI, a simulated world; what it runs on
+comes in as `opener`.
 """
 
 import asyncio
@@ -8,9 +9,12 @@ import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from sanic import HTTPResponse, Request, Sanic
+from sanic.config import Config
 from sanic.handlers import ErrorHandler
+from sanic.response import BaseHTTPResponse
 
 from orchestra import __version__, limits
 from orchestra.config import Settings
@@ -32,10 +36,11 @@ class Service:
     metrics_page: Callable[[], bytes]
 
 
+App = Sanic[Config, SimpleNamespace]
 Opener = Callable[[], AbstractAsyncContextManager[Service]]
 
 
-def create_app(name: str, settings: Settings, opener: Opener) -> Sanic:
+def create_app(name: str, settings: Settings, opener: Opener) -> App:
     """Make the app.
 
     Parameters
@@ -47,7 +52,7 @@ def create_app(name: str, settings: Settings, opener: Opener) -> Sanic:
         Opens what the app stands on, within the app's own event loop: entered before the first request, left after the
         last one.
     """
-    app: Sanic = Sanic(name, error_handler=ProblemHandler(), configure_logging=False)
+    app: App = Sanic(name, error_handler=ProblemHandler(), configure_logging=False)
     _configure(app, settings)
     http.add_routes(app)
     probes.add_routes(app)
@@ -57,7 +62,7 @@ def create_app(name: str, settings: Settings, opener: Opener) -> Sanic:
     return app
 
 
-def _configure(app: Sanic, settings: Settings) -> None:
+def _configure(app: App, settings: Settings) -> None:
     app.config.update(
         ACCESS_LOG=False,  # RequestFinished tells more, through the one hook
         FALLBACK_ERROR_FORMAT="json",
@@ -74,13 +79,13 @@ def _configure(app: Sanic, settings: Settings) -> None:
     )
 
 
-def _add_lifecycle(app: Sanic, opener: Opener) -> None:
-    async def start(app: Sanic) -> None:
+def _add_lifecycle(app: App, opener: Opener) -> None:
+    async def start(app: App) -> None:
         app.ctx.opened = opener()
         app.ctx.service = await app.ctx.opened.__aenter__()
         _tell(app, "up")
 
-    async def stop(app: Sanic) -> None:
+    async def stop(app: App) -> None:
         _tell(app, "down")
         await app.ctx.opened.__aexit__(None, None, None)
 
@@ -88,7 +93,7 @@ def _add_lifecycle(app: Sanic, opener: Opener) -> None:
     app.register_listener(stop, "after_server_stop")
 
 
-def _tell(app: Sanic, state: str) -> None:
+def _tell(app: App, state: str) -> None:
     app.ctx.service.ports.hook(Lifecycle(asyncio.get_running_loop().time(), "gateway", state))
 
 
@@ -100,7 +105,7 @@ async def _arrive(request: Request) -> None:
     request.ctx.trace = trace_of(request.headers, entropy)
 
 
-async def _depart(request: Request, response: HTTPResponse) -> None:
+async def _depart(request: Request, response: BaseHTTPResponse) -> None:
     """Return the ids, and tell the hook."""
     if not hasattr(request.ctx, "trace"):  # refused before it was routed
         await _arrive(request)
@@ -120,7 +125,7 @@ async def _depart(request: Request, response: HTTPResponse) -> None:
 
 
 class ProblemHandler(ErrorHandler):
-    """Answers every error, ours and Sanic's, with a problem; what nobody foresaw goes to the hook with its traceback."""
+    """Answers every error, ours and Sanic's, with a problem; a defect goes to the hook with its traceback."""
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """Answer `exception`."""

@@ -1,16 +1,17 @@
 """The chat routes over HTTP."""
 
+from typing import Any
+
 import msgspec
 from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra.chat.orchestrator import ChatOrchestrator
-from orchestra.gateway.problems import CONTENT_TYPE, Problem
 from orchestra.gateway.wire import JSON_TYPE, decoded
 from orchestra.model import ChatReply, ChatRequest
 
 
-def add_routes(app: Sanic) -> None:
+def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the chat routes to `app`."""
     app.add_route(chat, "/chat/v2/chat", methods=["POST"])
 

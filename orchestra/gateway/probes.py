@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,7 +15,7 @@ from orchestra.gateway.wire import JSON_TYPE
 from orchestra.ports import Ports
 
 
-def add_routes(app: Sanic) -> None:
+def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the probes to `app`."""
     app.add_route(livez, "/livez", methods=["GET", "HEAD"])
     app.add_route(readyz, "/readyz", methods=["GET", "HEAD"])

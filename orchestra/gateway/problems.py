@@ -1,19 +1,11 @@
 """Errors as clients see them: RFC 9457 problem details with a stable `type`, never a stack trace."""
 
 import math
+from collections.abc import Callable
 
 import msgspec
-from sanic import HTTPResponse
-from sanic.exceptions import (
-    BadRequest,
-    InvalidHeader,
-    MethodNotAllowed as SanicMethodNotAllowed,
-    NotFound as SanicNotFound,
-    PayloadTooLarge as SanicPayloadTooLarge,
-    RequestTimeout,
-    SanicException,
-    ServiceUnavailable,
-)
+from sanic import HTTPResponse, exceptions
+from sanic.exceptions import SanicException
 
 from orchestra import limits
 from orchestra.errors import (
@@ -64,22 +56,35 @@ def translated(error: Exception) -> OrchestraError | None:
     """Translate what Sanic raises itself; None where the error is nobody's plan."""
     if isinstance(error, OrchestraError):
         return error
-    if isinstance(error, SanicNotFound):
-        return NotFound("there is no such path: see /docs for those that exist")
-    if isinstance(error, SanicMethodNotAllowed):
-        allowed = ", ".join(sorted(error.headers.get("Allow", "").replace(" ", "").split(",")))
-        return MethodNotAllowed(f"this path has no such method: use {allowed or 'another one'}")
-    if isinstance(error, SanicPayloadTooLarge):
-        return PayloadTooLarge(
+    for kind, translate in _TRANSLATIONS:
+        if isinstance(error, kind):
+            return translate(error)
+    return None
+
+
+def _method_not_allowed(error: SanicException) -> OrchestraError:
+    allowed = ", ".join(sorted(each.strip() for each in str(error.headers.get("Allow", "another one")).split(",")))
+    return MethodNotAllowed(f"this path has no such method: use {allowed}")
+
+
+def _client_error(error: SanicException) -> OrchestraError | None:
+    return InvalidRequest(f"the request is refused: {error}") if error.status_code < 500 else None
+
+
+_TRANSLATIONS: tuple[tuple[type[SanicException], Callable[[SanicException], OrchestraError | None]], ...] = (
+    (exceptions.NotFound, lambda _: NotFound("there is no such path: see /docs for those that exist")),
+    (exceptions.MethodNotAllowed, _method_not_allowed),
+    (
+        exceptions.PayloadTooLarge,
+        lambda _: PayloadTooLarge(
             f"the request is over {limits.REQUEST_BYTES_MAX} bytes: a message has at most "
             f"{limits.MESSAGE_CHARS_MAX} characters"
-        )
-    if isinstance(error, RequestTimeout):
-        return DeadlineExceeded("the request did not arrive in time: send it again")
-    if isinstance(error, ServiceUnavailable):
-        return Overloaded("the service did not answer in time: try again")
-    if isinstance(error, BadRequest | InvalidHeader):
-        return InvalidRequest(f"the request is not valid HTTP: {error}")
-    if isinstance(error, SanicException) and error.status_code < 500:
-        return InvalidRequest(f"the request is refused: {error}")
-    return None
+        ),
+    ),
+    (
+        exceptions.RequestTimeout,
+        lambda _: DeadlineExceeded("the request did not arrive in time: send it again"),
+    ),
+    (exceptions.ServiceUnavailable, lambda _: Overloaded("the service did not answer in time: try again")),
+    (SanicException, _client_error),
+)

@@ -1,15 +1,12 @@
 """The live service: real adapters behind the app, served on a socket.
 
-The process that serves owns the embedded stores, where no others are configured: it starts them before a worker asks for
-them, and stops them when it ends, also on SIGTERM.
+The process that serves owns the embedded stores, where no others are configured: it starts them before a worker
+asks for them, and stops them when it ends, also on SIGTERM.
 """
 
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from types import FrameType
-from typing import NoReturn
 
 from sanic import Sanic
 from sanic.worker.loader import AppLoader
@@ -24,7 +21,7 @@ from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.redis import RedisSessions
 from orchestra.adapters.system import SystemClock, SystemEntropy
 from orchestra.config import Settings
-from orchestra.gateway.app import Service, create_app
+from orchestra.gateway.app import App, Service, create_app
 from orchestra.ports import Clock, Ports, Provider
 from orchestra.telemetry import telemetry
 
@@ -33,8 +30,9 @@ APP_NAME = "orchestra"
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; everything that was started is stopped before this returns."""
-    with _terminable(), _stores(settings) as settings:
-        loader = AppLoader(factory=partial(live_app, settings))
+    embedded.exit_on_sigterm()  # Sanic has handlers of its own, but only while it serves
+    with _stores(settings) as complete:
+        loader = AppLoader(factory=partial(live_app, complete))
         app = loader.load()
         app.prepare(
             host=settings.host,
@@ -50,7 +48,7 @@ def serve(settings: Settings) -> None:
             Sanic.serve(primary=app, app_loader=loader)
 
 
-def live_app(settings: Settings) -> Sanic:
+def live_app(settings: Settings) -> App:
     """Make the app on real adapters; every worker process calls this for itself."""
     return create_app(APP_NAME, settings, partial(live_service, settings))
 
@@ -95,8 +93,8 @@ async def _provider(settings: Settings, clock: Clock) -> AsyncIterator[Provider]
         return
     provider = OpenAIProvider(
         base_url=settings.provider_url,
-        key=settings.provider_key.get_secret_value() if settings.provider_key else None,
-        model=settings.provider_model,
+        key=settings.provider_key.get_secret_value() if settings.provider_key else "",
+        model=settings.provider_model or "",
         timeout_seconds=settings.provider_timeout_seconds,
         first_token_seconds=settings.provider_first_token_seconds,
         connections_max=settings.provider_connections_max,
@@ -124,17 +122,3 @@ def _stores(settings: Settings) -> Iterator[Settings]:
         )
     finally:
         running.stop()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that `finally` runs; Sanic has handlers of its own while it serves."""
-
-    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(0)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -60,9 +60,7 @@ class Guard:
                 except TimeoutError as timeout:
                     raise self._late(limit) from timeout
 
-    async def stream(
-        self, correlation_id: str, work: Callable[[], AsyncGenerator[T, None]]
-    ) -> AsyncGenerator[T, None]:
+    async def stream(self, correlation_id: str, work: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
         """Stream the items of `work()`; the breaker's permit is held to the stream's end. Raises like `call`."""
         with self._told(correlation_id):
             async with self.breaker.permit(), aclosing(self._timed(work())) as items:

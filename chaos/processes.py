@@ -1,0 +1,146 @@
+"""Real processes of this machine: a live service on a free port, and the end of it, by process id.
+
+As a command it runs another command beside a fresh service, whose address replaces ``{url}``, and leaves with that
+command's status:
+
+    python -m chaos.processes locust --headless --host {url}
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 30.0
+LOG_LINES_SHOWN = 20
+
+
+class ServiceFailed(RuntimeError):
+    """A service did not come up, or did not go down, in time; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class LiveService:
+    """A running `orchestra serve`.
+
+    Parameters
+    ----------
+    url : str
+        Base address without a trailing slash.
+    process : subprocess.Popen
+        Its main process.
+    log : Path
+        What it wrote.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """End the main process at once: SIGKILL, so that no clean-up runs."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end (SIGTERM) and return its exit status; raises `ServiceFailed` where it does not."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise ServiceFailed(f"the service did not stop within {STOP_SECONDS_MAX:g} s\n{self.log_end()}") from None
+
+    def log_end(self) -> str:
+        """Return the last lines of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+
+
+def start_service(data_dir: Path, environ: Mapping[str, str] | None = None, *, port: int | None = None) -> LiveService:
+    """Start a service and return once it is ready.
+
+    Parameters
+    ----------
+    data_dir : Path
+        Where its stores and its log go.
+    environ : mapping, optional
+        Settings beside this process's own environment.
+    port : int, optional
+        A free one where None.
+
+    Raises
+    ------
+    ServiceFailed
+        It ended, or was not ready within `READY_SECONDS_MAX`.
+    """
+    port = port or free_port()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    log = data_dir / "service.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestra", "serve", "--port", str(port)],
+            env={**os.environ, "ORCHESTRA_DATA_DIR": str(data_dir), **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    service = LiveService(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _await_ready(service)
+    except BaseException:
+        service.stop()
+        raise
+    return service
+
+
+def _await_ready(service: LiveService) -> None:
+    end = time.monotonic() + READY_SECONDS_MAX
+    while time.monotonic() < end:
+        if service.process.poll() is not None:
+            raise ServiceFailed(f"the service ended with status {service.process.returncode}\n{service.log_end()}")
+        try:
+            with urllib.request.urlopen(f"{service.url}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise ServiceFailed(f"the service was not ready within {READY_SECONDS_MAX:g} s\n{service.log_end()}")
+
+
+@contextmanager
+def live_service(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[LiveService]:
+    """Run a service for as long as the context lasts."""
+    service = start_service(data_dir, environ)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `arguments` beside a fresh service and return its status."""
+    with tempfile.TemporaryDirectory() as folder, live_service(Path(folder)) as service:
+        command = [argument.replace("{url}", service.url) for argument in arguments]
+        return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
