@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import heapq
 import itertools
 import math
@@ -230,6 +231,9 @@ class SimLoop(asyncio.BaseEventLoop):
         The environment whose clock and events it shares.
     executor_delay_s
         How long `run_in_executor` seems to take, in seconds.
+    collect_every_steps
+        If not zero, garbage is collected each time so many steps have run, rather than whenever memory asks for it:
+        finalizers then run at the same step in every process. `isolated` sets it, and disables the automatic one.
     signal_handlers
         What was registered by `add_signal_handler`, by signal number; `deliver_signal` runs one.
     """
@@ -247,6 +251,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.schedule = schedule
         self.steps = 0
         self.executor_delay_s = 0.0
+        self.collect_every_steps = 0
         self.signal_handlers: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
         self._steps_per_instant_max = steps_per_instant_max
         self._owner_thread_id = threading.get_ident()
@@ -256,6 +261,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, float, asyncio.TimerHandle]] = []
         self._timers_cancelled = 0
         self._tasks_made = 0
+        self._collect_at_step = 0
         self._instant_ends_s = -math.inf
         self._instant_steps_max = 0
 
@@ -332,6 +338,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self.steps += todo
         if self.steps > self._instant_steps_max:
             self._check_livelock()
+        if self.collect_every_steps and self.steps >= self._collect_at_step:
+            self._collect_at_step = self.steps + self.collect_every_steps
+            gc.collect()
         for _ in range(todo):
             handle = ready.popleft()
             if not handle._cancelled:
