@@ -42,8 +42,8 @@ class OpenAIProvider:
     ----------
     base_url : str
         Up to and including the version, such as ``http://127.0.0.1:8000/v1``.
-    key : str
-        Sent as a bearer token; empty sends none, as suits local servers.
+    key : str or None
+        Sent as a bearer token; None or empty sends none, as suits local servers.
     model : str
         The model's name at the endpoint.
     timeout_seconds : float
@@ -67,7 +67,7 @@ class OpenAIProvider:
         self,
         *,
         base_url: str,
-        key: str,
+        key: str | None,
         model: str,
         timeout_seconds: float,
         first_token_seconds: float,
@@ -76,7 +76,7 @@ class OpenAIProvider:
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise ConfigurationError("the provider's base URL must start with http:// or https://", field="base_url")
-        if not _KEY.fullmatch(key):
+        if not _KEY.fullmatch(key or ""):
             raise ConfigurationError("the provider's key holds a space, a line end or a non-ASCII letter", field="key")
         if not model:
             raise ConfigurationError("the provider's model must be named", field="model")
@@ -88,7 +88,7 @@ class OpenAIProvider:
             if not value > 0:
                 raise ConfigurationError(f"the provider's {field} is {value}: it must be above 0", field=field)
         self._url = base_url.rstrip("/") + "/chat/completions"
-        self._key = key
+        self._key = key or ""
         self._model = model
         self._timeout_seconds = timeout_seconds
         self._first_token_seconds = first_token_seconds

@@ -80,10 +80,11 @@ def test_the_request_is_a_streaming_chat_completion_with_the_key(openai_server):
     asyncio.run(main())
 
 
-def test_without_a_key_no_authorization_is_sent(openai_server):
+@pytest.mark.parametrize("key", [None, ""])
+def test_without_a_key_no_authorization_is_sent(openai_server, key):
     async def main() -> None:
         async with openai_server() as server:
-            await text_and_finish(server.provider(key=""), ask("hello"))
+            await text_and_finish(server.provider(key=key), ask("hello"))
             assert "Authorization" not in server.headers[0]
 
     asyncio.run(main())
