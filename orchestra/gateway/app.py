@@ -16,12 +16,12 @@ from sanic.config import Config
 from sanic.handlers import ErrorHandler
 from sanic.response import BaseHTTPResponse
 
-from orchestra import __version__, limits
+from orchestra import limits
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.errors import OrchestraError
 from orchestra.events import Lifecycle, RequestFinished, UnexpectedError
-from orchestra.gateway import http, probes
+from orchestra.gateway import apidoc, http, probes
 from orchestra.gateway.problems import problem_response, translated
 from orchestra.gateway.tracing import correlation_id_of, trace_of
 from orchestra.ports import Ports
@@ -54,6 +54,7 @@ def create_app(name: str, settings: Settings, opener: Opener) -> App:
     """
     app: App = Sanic(name, error_handler=ProblemHandler(), configure_logging=False)
     _configure(app, settings)
+    apidoc.describe(app)
     http.add_routes(app)
     probes.add_routes(app)
     _add_lifecycle(app, opener)
@@ -71,11 +72,6 @@ def _configure(app: App, settings: Settings) -> None:
         OAS_UI_DEFAULT="swagger",
         REQUEST_MAX_SIZE=limits.REQUEST_BYTES_MAX,
         RESPONSE_TIMEOUT=settings.turn_seconds_max + settings.store_seconds_max,  # the turn's own limit answers first
-    )
-    app.ext.openapi.describe(
-        "AI Orchestra",
-        version=__version__,
-        description="A chat orchestrator that can be rehearsed. Errors are problem details (RFC 9457).",
     )
 
 

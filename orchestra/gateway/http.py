@@ -7,6 +7,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra.chat.orchestrator import ChatOrchestrator
+from orchestra.gateway import apidoc
 from orchestra.gateway.wire import JSON_TYPE, decoded
 from orchestra.model import ChatReply, ChatRequest
 
@@ -16,12 +17,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     app.add_route(chat, "/chat/v2/chat", methods=["POST"])
 
 
-def _openapi_schema(model: type) -> dict[str, object]:
-    """Return a JSON schema of `model` that stands alone in an OpenAPI document."""
-    (schema,), components = msgspec.json.schema_components([model], ref_template="#/components/schemas/{name}")
-    return {**components[model.__name__], "$defs": components} if "$ref" in schema else schema
-
-
+@apidoc.turn_route(ChatRequest, ChatReply, "The whole answer, durable")
 @openapi.summary("Answer one turn")
 @openapi.description(
     "Starts a session, or continues one. The reply is given once the turn is durable: it survives a crash of the "
