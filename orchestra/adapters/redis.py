@@ -131,10 +131,10 @@ class RedisSessions:
 
     async def _send(self, commands: list[_Command]) -> Sequence[Any]:
         try:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies = await pipeline.execute(raise_on_error=False)
+            pipeline = self._redis.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
             return [_unavailable(error) for _ in commands]
         return [_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
