@@ -1,0 +1,366 @@
+"""What must hold, as pure functions over a journal.
+
+An expectation names one window of the run and one or more bounds on what is measured in it::
+
+    - {before: fault, success_rate: ">= 99%"}                  # the baseline: unhealthy here, the run proves nothing
+    - {during: fault, p95: "< 10s", shed_share: "<= 90%"}
+    - {during: fault, within: 20s, breaker: unified opens}     # eventually: no later than 20 s into the window
+    - {after: fault, within: 60s, success_rate: ">= 99%"}      # from some moment, at most 60 s in, to the window's end
+    - {always: accounted}
+
+`fault` stands for all faults together, from the first one's start to the last one's end; a fault's kind, such as
+`store_down`, for those of that kind. A turn belongs to the window in which it arrived, however late it ended.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Iterator
+from typing import Annotated, NamedTuple
+
+from msgspec import Struct
+
+from orchestra.events import BreakerChanged, TurnFinished, TurnStarted, UnexpectedError
+from sim import journal as told
+from sim.journal import Journal
+from sim.quantities import (
+    COUNT,
+    DURATION,
+    SHARE,
+    Bound,
+    Comparison,
+    show_count,
+    show_duration,
+    show_share,
+)
+
+ALL_FAULTS = "fault"
+WHOLE_RUN = "run"
+WINDOWS = ("before", "during", "after", "always")
+RECOVERY_STEP_S = 1.0
+VERBS = {"opens": "OPEN", "half_opens": "HALF_OPEN", "closes": "CLOSED"}
+STATES = {"open": "OPEN", "half_open": "HALF_OPEN", "closed": "CLOSED"}
+
+
+class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One window, and bounds on what is measured in it."""
+
+    before: Annotated[str | None, "`fault` or a fault's kind: the run up to its start; a baseline"] = None
+    during: Annotated[str | None, "`fault` or a fault's kind: from its start to its end"] = None
+    after: Annotated[str | None, "`fault` or a fault's kind: from its end to the end of arrivals"] = None
+    always: Annotated[str | None, "`run` for the whole run, or a property: accounted, durable, no_defects"] = None
+    within: Annotated[float | None, DURATION, "it holds from some moment at most this far into the window"] = None
+    success_rate: Annotated[Comparison | None, Bound(SHARE), "answered turns among all"] = None
+    failure_rate: Annotated[Comparison | None, Bound(SHARE), "failed turns among all, those shed not included"] = None
+    shed_share: Annotated[Comparison | None, Bound(SHARE), "turns rejected to protect service or provider"] = None
+    p50: Annotated[Comparison | None, Bound(DURATION), "median latency of answered turns"] = None
+    p95: Annotated[Comparison | None, Bound(DURATION), "95th percentile of answered turns' latency"] = None
+    p99: Annotated[Comparison | None, Bound(DURATION), "99th percentile of answered turns' latency"] = None
+    refusal_p95: Annotated[Comparison | None, Bound(DURATION), "how long turns that got no answer kept waiting"] = None
+    failures: Annotated[Comparison | None, Bound(COUNT), "number of failed turns"] = None
+    breaker: Annotated[str | None, "[name] opens|half_opens|closes, or [name] open|half_open|closed"] = None
+
+    @property
+    def window(self) -> tuple[str, str]:
+        """The window's kind and what it refers to."""
+        return next((kind, value) for kind in WINDOWS if (value := getattr(self, kind)) is not None)
+
+    @property
+    def bounds(self) -> dict[str, Comparison]:
+        """The bounds on measured numbers, by measure."""
+        return {name: bound for name in MEASURES if (bound := getattr(self, name)) is not None}
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (path, message) for what no single field shows."""
+        named = [kind for kind in WINDOWS if getattr(self, kind) is not None]
+        if len(named) != 1:
+            yield "", f"name one window, not {' and '.join(named) or 'none'}: one of {', '.join(WINDOWS)}"
+            return
+        proper = self.always is not None and self.always != WHOLE_RUN
+        if proper and self.always not in PROPERTIES:
+            yield "always", f"{self.always!r} is unknown: write {WHOLE_RUN}, {', '.join(PROPERTIES)}"
+        elif proper and (self.bounds or self.breaker or self.within is not None):
+            yield "", f"{self.always} stands alone: write bounds on the whole run as {{always: {WHOLE_RUN}, ...}}"
+        elif not proper and not self.bounds and self.breaker is None:
+            yield "", f"expects nothing: add a measure, such as success_rate or breaker ({', '.join(MEASURES)})"
+        if self.breaker is not None:
+            word = self.breaker.split()[-1]
+            if len(self.breaker.split()) > 2 or word not in VERBS | STATES:
+                wanted = ", ".join((*VERBS, *STATES))
+                yield "breaker", f"{self.breaker!r} is unknown: write an optional name and one of {wanted}"
+
+
+class Result(Struct, frozen=True):
+    """How one bound of one expectation came out.
+
+    Parameters
+    ----------
+    index : int
+        Which expectation of the scenario, from 0.
+    text : str
+        What was expected, in words.
+    measured : str
+        What was found, with its unit; a dash where there was nothing to measure.
+    held : bool
+    baseline : bool
+        Whether it speaks of the time before a fault.
+    value : float or None
+        The measured number: seconds, a share of one or a count.
+    """
+
+    index: int
+    text: str
+    measured: str
+    held: bool
+    baseline: bool
+    value: float | None
+
+
+class Window(NamedTuple):
+    """Part of a run in seconds: `start` included, `end` not."""
+
+    start: float
+    end: float
+
+
+class Sent(NamedTuple):
+    """One arrival and how it ended for its client."""
+
+    at: float
+    outcome: str
+    seconds: float
+
+
+class Evidence:
+    """What the expectations ask of a journal, gathered in one pass."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.duration_s = 0.0
+        self.journal = journal
+        self.faults: dict[int, tuple[str, float, float]] = {}
+        self.changes: list[BreakerChanged] = []
+        arrived: dict[int, float] = {}
+        ended: dict[int, told.ClientFinished] = {}
+        for entry in journal:
+            if isinstance(entry, told.ClientArrived):
+                arrived[entry.arrival] = entry.at
+            elif isinstance(entry, told.ClientFinished):
+                ended[entry.arrival] = entry
+            elif isinstance(entry, BreakerChanged):
+                self.changes.append(entry)
+            elif isinstance(entry, told.FaultStarted):
+                self.faults[entry.fault] = (entry.kind, entry.at, math.inf)
+            elif isinstance(entry, told.FaultEnded):
+                self.faults[entry.fault] = (*self.faults[entry.fault][:2], entry.at)
+            elif isinstance(entry, told.RunStarted):
+                self.duration_s = entry.duration_seconds
+        self.sent = [
+            Sent(at, ended[number].outcome, ended[number].seconds) for number, at in arrived.items() if number in ended
+        ]
+        self._times = [each.at for each in self.sent]
+
+    def window(self, kind: str, subject: str) -> Window | None:
+        """Return a window's bounds; None where the fault it refers to never came."""
+        end = max(self.duration_s, self._times[-1] if self._times else 0.0) + 1e-6
+        if kind == "always":
+            return Window(0.0, end)
+        spans = [span[1:] for span in self.faults.values() if subject in (ALL_FAULTS, span[0])]
+        if not spans:
+            return None
+        first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
+        whole = {"before": Window(0.0, first), "during": Window(first, last), "after": Window(last, end)}
+        return whole[kind]
+
+    def turns(self, window: Window) -> list[Sent]:
+        """Return the turns that arrived in `window`."""
+        low = bisect.bisect_left(self._times, window.start)
+        return self.sent[low : bisect.bisect_left(self._times, window.end)]
+
+
+def percentile(values: list[float], q: float) -> float:
+    """Return the `q`-quantile (0 to 1) by linear interpolation (Hyndman and Fan's type 7); NaN of nothing."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def _share(outcome: str) -> Callable[[list[Sent]], float]:
+    return lambda turns: sum(each.outcome == outcome for each in turns) / len(turns) if turns else math.nan
+
+
+def _latency(q: float) -> Callable[[list[Sent]], float]:
+    return lambda turns: percentile([each.seconds for each in turns if each.outcome == "answered"], q)
+
+
+def _refusal(turns: list[Sent]) -> float:
+    waited = [each.seconds for each in turns if each.outcome != "answered"]
+    return percentile(waited, 0.95) if waited or not turns else 0.0
+
+
+class Measure(NamedTuple):
+    """A number computed from turns, and how it is shown."""
+
+    of: Callable[[list[Sent]], float]
+    show: Callable[[float], str]
+    label: str
+
+
+MEASURES = {
+    "success_rate": Measure(_share("answered"), show_share, "success rate"),
+    "failure_rate": Measure(_share("failed"), show_share, "failure rate"),
+    "shed_share": Measure(_share("shed"), show_share, "shed share"),
+    "p50": Measure(_latency(0.50), show_duration, "p50"),
+    "p95": Measure(_latency(0.95), show_duration, "p95"),
+    "p99": Measure(_latency(0.99), show_duration, "p99"),
+    "refusal_p95": Measure(_refusal, show_duration, "p95 of refusals"),
+    "failures": Measure(lambda turns: sum(each.outcome == "failed" for each in turns), show_count, "failures"),
+}
+
+
+def judge(expectations: tuple[Expectation, ...], journal: Journal) -> tuple[Result, ...]:
+    """Return how every bound of every expectation came out, in order."""
+    evidence = Evidence(journal)
+    return tuple(
+        result for index, expectation in enumerate(expectations) for result in _results(index, expectation, evidence)
+    )
+
+
+def _results(index: int, expectation: Expectation, evidence: Evidence) -> Iterator[Result]:
+    kind, subject = expectation.window
+    if kind == "always" and subject in PROPERTIES:
+        held, measured = PROPERTIES[subject](evidence)
+        yield Result(index, f"always {subject}", measured, held, False, None)
+        return
+    where = "always" if kind == "always" else f"{kind} {subject}"
+    if expectation.within is not None:
+        where += f", within {show_duration(expectation.within)}"
+    window = evidence.window(kind, subject)
+    baseline = kind == "before"
+    for name, bound in expectation.bounds.items():
+        measure = MEASURES[name]
+        text = f"{where}: {measure.label} {bound.operator} {measure.show(bound.limit)}"
+        if window is None:
+            yield Result(index, text, "the fault never came", False, baseline, None)
+            continue
+        value, moment = _measured(measure, bound, window, expectation.within, evidence)
+        measured = measure.show(value)
+        if expectation.within is not None and moment is not None:
+            measured += f" from {show_duration(moment)} on"
+        yield Result(index, text, measured, bound.holds(value), baseline, None if math.isnan(value) else value)
+    if expectation.breaker is not None:
+        text = f"{where}: breaker {expectation.breaker}"
+        if window is None:
+            yield Result(index, text, "the fault never came", False, baseline, None)
+            return
+        held, measured, seconds = _breaker(expectation.breaker, window, expectation.within, evidence)
+        yield Result(index, text, measured, held, baseline, seconds)
+
+
+def _measured(
+    measure: Measure, bound: Comparison, window: Window, within: float | None, evidence: Evidence
+) -> tuple[float, float | None]:
+    """Return the value over the window; with `within`, over its rest from the first moment that keeps the bound."""
+    if within is None:
+        return measure.of(evidence.turns(window)), None
+    moment = 0.0
+    while True:
+        value = measure.of(evidence.turns(Window(window.start + moment, window.end)))
+        if bound.holds(value):
+            return value, moment
+        if moment >= within:
+            return value, None
+        moment = min(moment + RECOVERY_STEP_S, within)
+
+
+def _breaker(wanted: str, window: Window, within: float | None, evidence: Evidence) -> tuple[bool, str, float | None]:
+    *name, word = wanted.split()
+    changes = [change for change in evidence.changes if not name or change.breaker == name[0]]
+    if word in VERBS:
+        end = window.end if within is None else min(window.end, window.start + within)
+        for change in changes:
+            if change.after == VERBS[word] and window.start <= change.at < end:
+                seconds = change.at - window.start
+                return True, f"after {show_duration(seconds)}", seconds
+        return False, "never", None
+    since = _state_since(STATES[word], changes, window)
+    allowed = 0.0 if within is None else within
+    if since is None:
+        return False, "not at the window's end", None
+    return since <= allowed, f"from {show_duration(since)} on", since
+
+
+def _state_since(state: str, changes: list[BreakerChanged], window: Window) -> float | None:
+    """Return how far into the window every breaker came to `state` for the rest of it; None where one did not."""
+    current = {change.breaker: "CLOSED" for change in changes}
+    since = 0.0
+    for change in changes:
+        if change.at >= window.end:
+            break
+        current[change.breaker] = change.after
+        if change.at > window.start:
+            since = change.at - window.start
+    states = list(current.values()) or ["CLOSED"]
+    return since if all(each == state for each in states) else None
+
+
+def _accounted(evidence: Evidence) -> tuple[bool, str]:
+    """Every arrival ended once; every admitted turn and every provider call ended."""
+    arrived: dict[int, int] = {}
+    outcomes = {"answered": 0, "failed": 0, "shed": 0}
+    turns: dict[str, int] = {}
+    calls: dict[int, int] = {}
+    complete = False
+    for entry in evidence.journal:
+        if isinstance(entry, told.ClientArrived):
+            arrived[entry.arrival] = arrived.get(entry.arrival, 0) + 1
+        elif isinstance(entry, told.ClientFinished):
+            arrived[entry.arrival] = arrived.get(entry.arrival, 0) - 1
+            outcomes[entry.outcome] += 1
+        elif isinstance(entry, TurnStarted):
+            turns[entry.correlation_id] = turns.get(entry.correlation_id, 0) + 1
+        elif isinstance(entry, TurnFinished) and entry.correlation_id in turns:
+            turns[entry.correlation_id] -= 1
+        elif isinstance(entry, told.ProviderCallStarted):
+            calls[entry.call] = calls.get(entry.call, 0) + 1
+        elif isinstance(entry, told.ProviderCallEnded):
+            calls[entry.call] = calls.get(entry.call, 0) - 1
+        elif isinstance(entry, told.RunFinished):
+            complete = True
+    total = sum(outcomes.values())
+    text = " + ".join(f"{count:,} {name}" for name, count in outcomes.items())
+    open_ends = {"arrivals": arrived, "turns": turns, "provider calls": calls}
+    loose = [f"{n} {name} open" for name, ends in open_ends.items() if (n := sum(map(bool, ends.values())))]
+    if loose or total != len(arrived) or not complete:
+        return False, f"{text} of {len(arrived):,}; {', '.join(loose) or 'the run was cut off'}"
+    return True, f"{text} = {total:,}"
+
+
+def _durable(evidence: Evidence) -> tuple[bool, str]:
+    """Every turn that a client was told is done stands once in the conversation store."""
+    audits = [entry for entry in evidence.journal if isinstance(entry, told.Audited)]
+    if not audits:
+        return False, "was not audited"
+    last = audits[-1]
+    text = f"{last.acknowledged:,} acknowledged, {last.missing} missing, {last.duplicated} twice"
+    return last.missing == last.duplicated == 0, text
+
+
+def _no_defects(evidence: Evidence) -> tuple[bool, str]:
+    """Nothing happened that nobody had foreseen."""
+    defects = [entry for entry in evidence.journal if isinstance(entry, UnexpectedError)]
+    if not defects:
+        return True, "none"
+    last_line = defects[0].traceback.strip().rpartition("\n")[2]
+    return False, f"{len(defects)}, the first in {defects[0].where}: {last_line[:100]}"
+
+
+PROPERTIES: dict[str, Callable[[Evidence], tuple[bool, str]]] = {
+    "accounted": _accounted,
+    "durable": _durable,
+    "no_defects": _no_defects,
+}

@@ -1,0 +1,553 @@
+"""Reads strict YAML into typed structs, and says everything that is wrong at once, each with line, column, path and cure.
+
+A form is made from a type: it reads a YAML node into a value of that type, and writes the JSON Schema of what it reads, so
+that the two cannot differ. PyYAML's node tree is used instead of loaded objects because only nodes know where
+they stand in the file, and because loading would already have lost duplicate keys and turned ``on`` into True.
+
+What YAML allows beyond plain data is refused by name: anchors and aliases (a "billion laughs" file of one kilobyte unfolds
+to gigabytes), tags, merge keys, several documents.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import msgspec
+import yaml
+
+from sim.distributions import Constant, Exponential, Lognormal
+from sim.quantities import BOUND_SCHEMA, Bound, Quantity, Spread, Whole, comparison
+
+BYTES_MAX = 256_000
+DEPTH_MAX = 16
+NODES_MAX = 20_000
+ITEMS_MAX = 200
+TEXT_CHARS_MAX = 2_000
+PROBLEMS_MAX = 20
+
+Json = dict[str, Any]
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a file: where (from 1), at which path, and what to do."""
+
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, column {self.column}"
+        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+
+
+class Unreadable(Exception):
+    """The file says something that cannot be followed.
+
+    Attributes
+    ----------
+    problems : tuple of Problem
+        In the file's order, at most `PROBLEMS_MAX`.
+    """
+
+    def __init__(self, problems: list[Problem], source: str) -> None:
+        found = sorted(problems)
+        self.problems = tuple(found[:PROBLEMS_MAX])
+        self.source = source
+        lines = [f"{source}: {problem}" for problem in self.problems]
+        if len(found) > PROBLEMS_MAX:
+            lines.append(f"{source}: and {len(found) - PROBLEMS_MAX} more")
+        super().__init__("\n".join(lines))
+
+
+class OneOf(NamedTuple):
+    """Marks a field as a mapping with one key, the tag of one of these structs. A union of structs needs no mark."""
+
+    structs: tuple[type[msgspec.Struct], ...]
+
+
+class Table(NamedTuple):
+    """Marks a mapping of free keys to plain values: who checks it, as (path below, message), and its JSON Schema."""
+
+    problems: Callable[[dict[str, Any]], Iterator[tuple[str, str]]]
+    schema: Callable[[], Json]
+
+
+class _Missing:
+    pass
+
+
+MISSING = _Missing()
+_NUMBERLIKE = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_NULL = "tag:yaml.org,2002:null"
+_BOOL = "tag:yaml.org,2002:bool"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return what to say about an unknown `word`: the nearest known one, or all of them where few."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known are {', '.join(known)}" if len(known) <= 12 else "see `orchestra sim schema`"
+
+
+class Reading:
+    """One reading of one file: collects problems and remembers where each path stands."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._marks: dict[str, yaml.Mark] = {}
+
+    def at(self, path: str, node: yaml.Node) -> None:
+        """Remember that `path` stands at `node`."""
+        self._marks[path] = node.start_mark
+
+    def report(self, path: str, message: str, node: yaml.Node | None = None) -> _Missing:
+        """Note a problem at `node`, or where `path` (or the nearest part above it) stands."""
+        if node is not None:
+            mark = node.start_mark
+        else:
+            above = path
+            while above not in self._marks and above:
+                above = re.sub(r"(\.[^.\[\]]+|\[\d+\]|^[^.\[\]]+)$", "", above)
+            mark = self._marks[above]
+        self.problems.append(Problem(mark.line + 1, mark.column + 1, path, message))
+        return MISSING
+
+
+class Form:
+    """How a value of one type is written in a file."""
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        """Return the value of `node`, or `MISSING` after reporting why there is none."""
+        raise NotImplementedError
+
+    def schema(self, definitions: Json) -> Json:
+        """Return the JSON Schema of what `read` takes; structs go to `definitions`."""
+        raise NotImplementedError
+
+
+class ScalarForm(Form):
+    """A single value, read from its text by a function that raises ValueError with the cure."""
+
+    def __init__(self, read: Callable[[str, yaml.ScalarNode], Any], schema: Json) -> None:
+        self._read = read
+        self._schema = schema
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            return reading.report(path, "write a single value here, not a list or a mapping", node)
+        if node.tag == _NULL and node.style is None:
+            return reading.report(path, "has no value: write one, or leave the key out", node)
+        try:
+            return self._read(node.value, node)
+        except ValueError as wrong:
+            return reading.report(path, str(wrong), node)
+
+    def schema(self, definitions: Json) -> Json:
+        return dict(self._schema)
+
+
+def _quantity_form(quantity: Quantity) -> ScalarForm:
+    return ScalarForm(lambda text, _: quantity.read(text), {**quantity.schema, "examples": [quantity.example]})
+
+
+def _bound_form(bound: Bound) -> ScalarForm:
+    schema = {**BOUND_SCHEMA, "examples": [f"<= {bound.of.example}"]}
+    return ScalarForm(lambda text, _: comparison(text, bound.of.read), schema)
+
+
+def _whole_form(whole: Whole) -> ScalarForm:
+    def read(text: str, node: yaml.ScalarNode) -> int:
+        if node.style is not None or re.fullmatch(r"\d{1,12}", text) is None:
+            raise ValueError(f"{text!r} is no whole number: write one from {whole.low} to {whole.high}, such as 10")
+        value = int(text)
+        if not whole.low <= value <= whole.high:
+            raise ValueError(f"{value} is out of bounds: write {whole.low} to {whole.high}")
+        return value
+
+    return ScalarForm(read, {"type": "integer", "minimum": whole.low, "maximum": whole.high})
+
+
+def _text_form() -> ScalarForm:
+    def read(text: str, node: yaml.ScalarNode) -> str:
+        if not text.strip():
+            raise ValueError("is empty: write some text")
+        if len(text) > TEXT_CHARS_MAX:
+            raise ValueError(f"is {len(text)} characters long: at most {TEXT_CHARS_MAX}")
+        return text.strip()
+
+    return ScalarForm(read, {"type": "string", "minLength": 1, "maxLength": TEXT_CHARS_MAX})
+
+
+def _choice_form(choices: tuple[str, ...]) -> ScalarForm:
+    def read(text: str, node: yaml.ScalarNode) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is unknown: {nearest(text, list(choices))}")
+        return text
+
+    return ScalarForm(read, {"enum": list(choices)})
+
+
+def _plain(text: str, node: yaml.ScalarNode) -> str | int | float | bool:
+    """Read a scalar as YAML types it, for values whose type somebody else knows."""
+    if node.style is not None:
+        return text
+    if node.tag == _BOOL:
+        return text.lower() in ("true", "yes", "on")
+    if node.tag in _NUMBERLIKE:
+        if re.fullmatch(r"[-+]?\d{1,18}", text):
+            return int(text)
+        if re.fullmatch(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d{1,3})?", text):
+            return float(text)
+        raise ValueError(f"{text} is not a finite decimal number: write one, or quote it where text is meant")
+    return text
+
+
+def _pairs(reading: Reading, node: yaml.MappingNode, path: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """Yield (key, key node, value node), reporting keys that are no text or come twice."""
+    seen: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            reading.report(path, "a key must be a plain word", key_node)
+            continue
+        key = key_node.value
+        if key in seen:
+            reading.report(_join(path, key), f"comes twice, first on line {seen[key]}: keep one", key_node)
+            continue
+        seen[key] = key_node.start_mark.line + 1
+        yield key, key_node, value_node
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+class StructForm(Form):
+    """A mapping with known keys. A struct's `problems()` may add checks across its fields as (path, message).
+
+    `plain`, where given, is the form of every field: for a struct whose numbers have their unit from where it is used.
+    """
+
+    def __init__(self, struct: type[msgspec.Struct], plain: Form | None = None) -> None:
+        self.struct = struct
+        self.plain = plain
+        self.fields = {
+            field.encode_name: (field, plain or form_of(field.type)) for field in msgspec.structs.fields(struct)
+        }
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            example = ", ".join(list(self.fields)[:3])
+            return reading.report(path, f"write a mapping here, with keys such as {example}", node)
+        values: dict[str, Any] = {}
+        known = list(self.fields)
+        whole = True
+        for key, key_node, value_node in _pairs(reading, node, path):
+            here = _join(path, key)
+            if key not in self.fields:
+                reading.report(here, f"unknown key: {nearest(key, known)}", key_node)
+                whole = False
+                continue
+            reading.at(here, value_node)
+            field, form = self.fields[key]
+            value = form.read(reading, value_node, here)
+            whole = whole and value is not MISSING
+            values[field.name] = value
+        for name, (field, _) in self.fields.items():
+            if field.required and field.name not in values:
+                meaning = _meaning(field.type)
+                reading.report(path, f"{name} is missing: add it" + (f" ({meaning})" if meaning else ""), node)
+                whole = False
+        return self._made(reading, values, path) if whole else MISSING
+
+    def _made(self, reading: Reading, values: dict[str, Any], path: str) -> Any:
+        made = self.struct(**values)
+        before = len(reading.problems)
+        for below, message in getattr(made, "problems", tuple)():
+            reading.report(_join(path, below) if below else path, message)
+        return made if len(reading.problems) == before else MISSING
+
+    def schema(self, definitions: Json) -> Json:
+        if self.plain is not None:
+            return self._schema(definitions)
+        name = self.struct.__name__
+        if name not in definitions:
+            definitions[name] = {}  # stands in while its fields are written, should one refer back
+            definitions[name] = self._schema(definitions)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _schema(self, definitions: Json) -> Json:
+        properties: Json = {}
+        for key, (field, form) in self.fields.items():
+            meaning = _meaning(field.type)
+            properties[key] = form.schema(definitions) | ({"description": meaning} if meaning else {})
+        return {
+            "type": "object",
+            "description": (self.struct.__doc__ or "").partition("\n")[0],
+            "properties": properties,
+            "required": [key for key, (field, _) in self.fields.items() if field.required],
+            "additionalProperties": False,
+        }
+
+
+class OneOfForm(Form):
+    """A mapping with a single key that says which of several forms its value has."""
+
+    def __init__(self, choices: Mapping[str, Form], short: Form | None = None) -> None:
+        self.choices = choices
+        self.short = short
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        if self.short is not None and isinstance(node, yaml.ScalarNode):
+            return self.short.read(reading, node, path)
+        if not isinstance(node, yaml.MappingNode) or len(node.value) != 1:
+            return reading.report(
+                path, f"write a mapping with exactly one of these keys: {', '.join(self.choices)}", node
+            )
+        for key, key_node, value_node in _pairs(reading, node, path):
+            here = _join(path, key)
+            if key not in self.choices:
+                return reading.report(here, f"unknown: {nearest(key, list(self.choices))}", key_node)
+            reading.at(here, value_node)
+            return self.choices[key].read(reading, value_node, here)
+        return MISSING
+
+    def schema(self, definitions: Json) -> Json:
+        forms: list[Json] = [
+            {
+                "type": "object",
+                "properties": {key: form.schema(definitions)},
+                "required": [key],
+                "additionalProperties": False,
+            }
+            for key, form in self.choices.items()
+        ]
+        return {"oneOf": ([self.short.schema(definitions)] if self.short else []) + forms}
+
+
+class SequenceForm(Form):
+    """A list of bounded length."""
+
+    def __init__(self, item: Form) -> None:
+        self.item = item
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        if not isinstance(node, yaml.SequenceNode):
+            return reading.report(path, "write a list here, each item after a dash", node)
+        if len(node.value) > ITEMS_MAX:
+            return reading.report(path, f"has {len(node.value)} items: at most {ITEMS_MAX}", node)
+        values = []
+        for index, item_node in enumerate(node.value):
+            here = f"{path}[{index}]"
+            reading.at(here, item_node)
+            values.append(self.item.read(reading, item_node, here))
+        return MISSING if any(value is MISSING for value in values) else tuple(values)
+
+    def schema(self, definitions: Json) -> Json:
+        return {"type": "array", "items": self.item.schema(definitions), "maxItems": ITEMS_MAX}
+
+
+class TableForm(Form):
+    """A mapping of free keys to plain values, whose meaning somebody else checks."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            return reading.report(path, "write a mapping here", node)
+        before = len(reading.problems)
+        values = {}
+        scalar = ScalarForm(_plain, {})
+        for key, _, value_node in _pairs(reading, node, path):
+            reading.at(_join(path, key), value_node)
+            if (value := scalar.read(reading, value_node, _join(path, key))) is not MISSING:
+                values[key] = value
+        for below, message in self._table.problems(values):
+            reading.report(_join(path, below) if below else path, message)
+        return values if len(reading.problems) == before else MISSING
+
+    def schema(self, definitions: Json) -> Json:
+        return self._table.schema()
+
+
+def _meaning(kind: Any) -> str:
+    """Return the plain text that a field's annotation carries."""
+    return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, str)), "")
+
+
+def _positive(quantity: Quantity) -> Quantity:
+    """Return `quantity` without zero, which a lognormal or an exponential cannot have."""
+
+    def read(text: str) -> float:
+        value = quantity.read(text)
+        if value == 0:
+            raise ValueError("0 is out of bounds here: write more than 0, or {constant: 0}")
+        return value
+
+    return quantity._replace(read=read)
+
+
+class _MappedForm(Form):
+    """Reads with another form and makes something of the value."""
+
+    def __init__(self, form: Form, make: Callable[[Any], Any]) -> None:
+        self._form = form
+        self._make = make
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        value = self._form.read(reading, node, path)
+        return value if value is MISSING else self._make(value)
+
+    def schema(self, definitions: Json) -> Json:
+        return self._form.schema(definitions)
+
+
+def _spread_form(spread: Spread) -> Form:
+    constant = _MappedForm(_quantity_form(spread.of), Constant)
+    positive = _quantity_form(_positive(spread.of))
+    skewed: dict[str, Form] = {
+        str(each.__struct_config__.tag): StructForm(each, positive) for each in (Exponential, Lognormal)
+    }
+    return OneOfForm({"constant": constant, **skewed}, short=constant)
+
+
+def _tagged_form(structs: Iterable[type[msgspec.Struct]]) -> Form:
+    return OneOfForm({str(struct.__struct_config__.tag): StructForm(struct) for struct in structs})
+
+
+def form_of(kind: Any) -> Form:
+    """Make the form of a type: a struct, a tagged union of structs, a tuple, a Literal, a str, or an Annotated scalar."""
+    extras = getattr(kind, "__metadata__", ())
+    for extra in extras:
+        if isinstance(extra, Quantity):
+            return _quantity_form(extra)
+        if isinstance(extra, Spread):
+            return _spread_form(extra)
+        if isinstance(extra, Bound):
+            return _bound_form(extra)
+        if isinstance(extra, Whole):
+            return _whole_form(extra)
+        if isinstance(extra, Table):
+            return TableForm(extra)
+        if isinstance(extra, OneOf):
+            return _tagged_form(extra.structs)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return form_of(arguments[0])
+    if origin in (Union, UnionType):
+        members = [member for member in arguments if member is not NoneType]
+        if len(members) == 1:
+            return form_of(members[0])
+        return _tagged_form(members)
+    if origin is tuple:
+        return SequenceForm(form_of(arguments[0]))
+    if origin is Literal:
+        return _choice_form(arguments)
+    if kind is str:
+        return _text_form()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return StructForm(kind)
+    raise TypeError(f"no form for {kind}")
+
+
+def _syntax_cure(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or "not YAML"
+    if "'\\t'" in problem or "tab" in problem:
+        return "a tab cannot indent in YAML: use spaces"
+    if "block scalar" in (error.context or ""):
+        return 'a value that starts with ">" needs quotes: write it as ">= 99%"'
+    if "cannot start any token" in problem or "did not find expected alphabetic" in problem:
+        return f"{problem}: put the value in quotes"
+    if "expected ',' or" in problem:
+        return f"{problem}: a brace or bracket is not closed, or a comma is missing"
+    if "mapping values are not allowed" in problem:
+        return f"{problem}: check the indentation, and quote a value that contains a colon"
+    return problem
+
+
+def _refuse_beyond_data(text: str, source: str) -> None:
+    """Look at the file's events, before anything unfolds, for what is no plain data."""
+    depth = nodes = documents = 0
+    problems: list[Problem] = []
+
+    def refuse(event: yaml.Event, message: str) -> None:
+        problems.append(Problem(event.start_mark.line + 1, event.start_mark.column + 1, "", message))
+
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents == 2:
+                refuse(event, "a second document starts here: one scenario a file")
+        if isinstance(event, yaml.NodeEvent):
+            nodes += 1
+            if isinstance(event, yaml.AliasEvent):
+                refuse(event, f"the alias *{event.anchor} is not supported: write the value out")
+            elif event.anchor is not None:
+                refuse(event, f"the anchor &{event.anchor} is not supported: remove it and write values out")
+            if getattr(event, "tag", None) is not None:
+                refuse(event, f"the tag {event.tag} is not supported: remove it")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEPTH_MAX or nodes > NODES_MAX or len(problems) >= PROBLEMS_MAX:
+            if depth > DEPTH_MAX or nodes > NODES_MAX:
+                refuse(event, f"too much: at most {DEPTH_MAX} levels and {NODES_MAX} values")
+            break
+    if problems:
+        raise Unreadable(problems, source)
+
+
+def decoded(data: bytes, source: str) -> str:
+    """Decode a file's bytes, within bounds, as UTF-8 with or without a byte order mark."""
+    if len(data) > BYTES_MAX:
+        raise Unreadable([Problem(1, 1, "", f"{len(data):,} bytes are too many: at most {BYTES_MAX:,}")], source)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        line = data.count(b"\n", 0, wrong.start) + 1
+        column = wrong.start - (data.rfind(b"\n", 0, wrong.start) + 1) + 1
+        raise Unreadable([Problem(line, column, "", "this is not UTF-8: save the file as UTF-8")], source) from None
+
+
+def read_yaml(text: str, kind: type[msgspec.Struct], source: str) -> Any:
+    """Read `text` as one `kind`.
+
+    Raises
+    ------
+    Unreadable
+        With every problem found.
+    """
+    try:
+        _refuse_beyond_data(text, source)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as wrong:
+        mark = wrong.problem_mark or wrong.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise Unreadable([Problem(line, column, "", _syntax_cure(wrong))], source) from None
+    except yaml.reader.ReaderError as wrong:
+        line = text.count("\n", 0, wrong.position) + 1
+        column = wrong.position - (text.rfind("\n", 0, wrong.position) + 1) + 1
+        message = f"the character U+{wrong.character:04X} is not allowed in YAML: remove it"
+        raise Unreadable([Problem(line, column, "", message)], source) from None
+    if node is None:
+        raise Unreadable([Problem(1, 1, "", "the file is empty: see `orchestra sim schema` for what it holds")], source)
+    reading = Reading()
+    reading.at("", node)
+    made = StructForm(kind).read(reading, node, "")
+    if reading.problems:
+        raise Unreadable(reading.problems, source)
+    return made
+
+
+def json_schema(kind: type[msgspec.Struct], title: str) -> Json:
+    """Return the JSON Schema (draft 2020-12) of the files that `read_yaml` takes for `kind`."""
+    definitions: Json = {}
+    root = StructForm(kind).schema(definitions)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": definitions}

@@ -1,0 +1,247 @@
+"""The append-only history of a run: what the orchestra tells about itself, and what the world around it did.
+
+Every checker and plot reads a journal and nothing else. A journal is one hook (`orchestra.events.Hook`); in a file it is
+JSON lines with sorted keys. Times are rounded to the microsecond when recorded, so that the last bits of a machine's
+floating point do not tell two equal histories apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pandas as pd
+from msgspec import Struct
+
+from orchestra import events
+from orchestra.events import TurnOutcome
+
+TIME_DIGITS = 6
+
+
+class RunStarted(Struct, frozen=True, tag="run_started"):
+    """A run began: all that is needed to see it again."""
+
+    at: float
+    scenario: str
+    seed: int
+    door: str
+    duration_seconds: float
+    settings: dict[str, str | int | float | bool]
+
+
+class RunFinished(Struct, frozen=True, tag="run_finished"):
+    """The last client went home. A journal without this was cut off."""
+
+    at: float
+    arrivals: int
+    answered: int
+    failed: int
+    shed: int
+
+
+class ClientArrived(Struct, frozen=True, tag="client_arrived"):
+    """A client sent a turn, at the time it had intended to."""
+
+    at: float
+    arrival: int
+    correlation_id: str
+    session: str
+    context_tokens: int
+    generated_tokens: int
+
+
+class ClientFinished(Struct, frozen=True, tag="client_finished"):
+    """A client's turn ended, as the client saw it; `seconds` run from the intended arrival."""
+
+    at: float
+    arrival: int
+    correlation_id: str
+    outcome: TurnOutcome
+    error: str
+    seconds: float
+
+
+class FaultStarted(Struct, frozen=True, tag="fault_started"):
+    """A fault is in force from now on."""
+
+    at: float
+    fault: int
+    kind: str
+    what: str
+
+
+class FaultEnded(Struct, frozen=True, tag="fault_ended"):
+    """A fault was lifted, after it had changed `touched` operations."""
+
+    at: float
+    fault: int
+    kind: str
+    touched: int
+
+
+class ProviderCallStarted(Struct, frozen=True, tag="provider_call_started"):
+    """A call reached the provider, behind `queued` others and beside `serving` ones."""
+
+    at: float
+    call: int
+    queued: int
+    serving: int
+
+
+class ProviderCallEnded(Struct, frozen=True, tag="provider_call_ended"):
+    """A call left the provider: `answered`, `failed`, or `dropped` by its caller."""
+
+    at: float
+    call: int
+    outcome: str
+    queued_seconds: float
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Audited(Struct, frozen=True, tag="audited"):
+    """The world compared what clients were told with what the conversation store holds."""
+
+    at: float
+    acknowledged: int
+    missing: int
+    duplicated: int
+
+
+WorldEvent = (
+    RunStarted
+    | RunFinished
+    | ClientArrived
+    | ClientFinished
+    | FaultStarted
+    | FaultEnded
+    | ProviderCallStarted
+    | ProviderCallEnded
+    | Audited
+)
+Entry = events.Event | WorldEvent
+
+_KINDS: tuple[type[Struct], ...] = (*get_args(events.Event), *get_args(WorldEvent))
+_SECONDS: dict[type[Struct], tuple[str, ...]] = {
+    kind: tuple(name for name, hint in kind.__annotations__.items() if hint in (float, "float", "float | None"))
+    + tuple(name for name, hint in kind.__annotations__.items() if hint == (float | None))
+    for kind in _KINDS
+}
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_DECODER = msgspec.json.Decoder(Entry)
+
+
+class JournalBroken(Exception):
+    """A file is no journal; the message names the line."""
+
+
+class Journal:
+    """What happened, in order.
+
+    Parameters
+    ----------
+    entries : iterable of Entry
+        A history to start from.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries: list[Entry] = list(entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def record(self, entry: Entry) -> None:
+        """Append `entry`. This is the hook that the orchestra and the world tell."""
+        rounded = {
+            name: round(value, TIME_DIGITS) + 0.0
+            for name in _SECONDS[type(entry)]
+            if (value := getattr(entry, name)) is not None
+        }
+        if isinstance(entry, events.UnexpectedError):
+            self._entries.append(msgspec.structs.replace(entry, **rounded, traceback=_portable(entry.traceback)))
+        else:
+            self._entries.append(msgspec.structs.replace(entry, **rounded))
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each entry as a line of JSON, keys sorted."""
+        for entry in self._entries:
+            yield _ENCODER.encode(entry) + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the lines: equal for equal histories, across processes and machines."""
+        digest = hashlib.sha256()
+        for line in self.lines():
+            digest.update(line)
+        return digest.hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write JSON lines to `path`."""
+        with path.open("wb") as file:
+            file.writelines(self.lines())
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        JournalBroken
+            Some line is no entry.
+        """
+        entries = []
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    entries.append(_DECODER.decode(line))
+                except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+                    raise JournalBroken(f"{path.name}: line {number} is no journal entry: {wrong}") from None
+        return cls(entries)
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row an entry: `at` (seconds), `event` (its tag), and a typed column for every field of any event.
+
+        Numbers are `float64` (seconds) or `Int64`, texts `string`, and missing where an event has no such field. Trace
+        ids and settings are left to the entries themselves; several `degraded` features are joined by commas.
+        """
+        columns: dict[str, list[Any]] = {name: [] for name in ("at", "event", *_COLUMNS)}
+        for entry in self._entries:
+            values = msgspec.structs.asdict(entry)
+            values["event"] = entry.__struct_config__.tag
+            for name, column in columns.items():
+                value = values.get(name)
+                column.append(",".join(value) if isinstance(value, tuple) else value)
+        types = {"at": "float64", "event": "string", **_COLUMNS}
+        return pd.DataFrame({name: pd.array(column, dtype=types[name]) for name, column in columns.items()})
+
+
+def _portable(traceback: str) -> str:
+    """Take a machine's folders and addresses out of a traceback."""
+    return re.sub(r"0x[0-9a-f]{6,}", "0x…", re.sub(r'File "[^"]*?([^"/\\]+)"', r'File "\1"', traceback))
+
+
+def _column_types() -> dict[str, str]:
+    names = {
+        name: kind.__annotations__[name]
+        for kind in _KINDS
+        for name in kind.__struct_fields__
+        if name not in ("at", "trace")
+    }
+    types = {}
+    for name in sorted(names):
+        hint = str(names[name])
+        if "dict" not in hint:
+            types[name] = "float64" if "float" in hint else "Int64" if "int" in hint else "string"
+    return types
+
+
+_COLUMNS = _column_types()

@@ -1,0 +1,178 @@
+"""An LLM endpoint as a queueing model: so many calls at once, the rest wait, and a call's time follows from its tokens.
+
+It implements the port `orchestra.ports.Provider` on a `simpy.Resource`. A call waits for a slot, then reads its prompt (the
+time to first token grows with the prompt's tokens), then writes token by token. For speed an answer comes in two pieces,
+the first at the time of the first token and the rest at the end; no time in it depends on more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from random import Random
+from typing import NamedTuple
+
+import simpy
+
+from orchestra.errors import ProviderFailed
+from orchestra.limits import estimated_tokens
+from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
+from sim.faults import Faults
+from sim.journal import ProviderCallEnded, ProviderCallStarted, WorldEvent
+from sim.loop import SimEnvironment
+from sim.scenario import ProviderModel
+
+MODEL = "modelled"
+ANSWER = "A modelled answer to"
+SUBJECT_CHARS = 40
+
+
+class Tokens(NamedTuple):
+    """What a call reads and writes."""
+
+    prompt: int
+    completion: int
+
+
+def tokens_of(prompt: Prompt) -> Tokens:
+    """Estimate the tokens of `prompt`, and let an answer be as long as the model's text: what costs a call without a plan."""
+    read = sum(estimated_tokens(message.content) for message in prompt.messages)
+    read += sum(estimated_tokens(memory.text) for memory in prompt.recalled)
+    return Tokens(read, estimated_tokens("".join(_answer(prompt))))
+
+
+def _answer(prompt: Prompt) -> tuple[str, str]:
+    return ANSWER, f" {prompt.messages[-1].content[:SUBJECT_CHARS]!r}."
+
+
+class Plan:
+    """Looks up what an answer costs by the message that asks for it.
+
+    A real provider finds a call's cost in what it is asked, so the model does too: messages of a workload begin with
+    the arrival's number and so are unique. The alternatives were tried on paper: padding messages to their recorded
+    length makes sessions of megabytes; a context variable would be lost between the doors' ends and on real sockets.
+
+    Parameters
+    ----------
+    otherwise : callable
+        Says what messages cost that nobody planned.
+    """
+
+    def __init__(self, otherwise: Callable[[Prompt], Tokens] = tokens_of) -> None:
+        self._tokens: dict[str, Tokens] = {}
+        self._otherwise = otherwise
+
+    def add(self, message: str, tokens: Tokens) -> None:
+        """Plan what the answer to `message` costs."""
+        self._tokens[message] = tokens
+
+    def __call__(self, prompt: Prompt) -> Tokens:
+        """Return what the answer to `prompt` costs."""
+        return self._tokens.get(prompt.messages[-1].content) or self._otherwise(prompt)
+
+
+class ModelledProvider:
+    """Answers as an endpoint would that `model` describes.
+
+    Parameters
+    ----------
+    env : SimEnvironment
+    model : ProviderModel
+    chance : Random
+        Four draws a call, whatever the model and its faults, so that worlds stay comparable.
+    faults : Faults
+        Asked when a call's service starts.
+    cost : callable
+        Says what a prompt's answer costs.
+    record : callable
+        Gets a `ProviderCallStarted` and a `ProviderCallEnded` for each call.
+    """
+
+    name = MODEL
+
+    def __init__(
+        self,
+        env: SimEnvironment,
+        model: ProviderModel,
+        chance: Random,
+        faults: Faults,
+        *,
+        cost: Callable[[Prompt], Tokens] = tokens_of,
+        record: Callable[[WorldEvent], None] = lambda event: None,
+    ) -> None:
+        self._env = env
+        self._model = model
+        self._chance = chance
+        self._faults = faults
+        self._cost = cost
+        self._record = record
+        self._slots = simpy.Resource(env, model.capacity)
+        self._calls = 0
+
+    @property
+    def busy(self) -> int:
+        """Calls being served."""
+        return int(self._slots.count)
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a slot."""
+        return len(self._slots.queue)
+
+    async def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer.
+
+        Raises
+        ------
+        ProviderFailed
+            By chance, or by a fault.
+        """
+        self._calls += 1
+        call, arrived = self._calls, self._env.now
+        self._record(ProviderCallStarted(arrived, call, self.queued, self.busy))
+        tokens = self._cost(prompt)
+        served = None
+        outcome, written = "dropped", 0
+        request = self._slots.request()
+        try:
+            await self._env.wait(request)
+            served = self._env.now
+            first_s, rest_s, fails = self._draw(tokens)
+            await asyncio.sleep(first_s)
+            if fails:
+                outcome = "failed"
+                raise ProviderFailed("the modelled provider answered with an error: try again")
+            first, rest = _answer(prompt)
+            yield Delta(first)
+            await asyncio.sleep(rest_s)
+            yield Delta(rest)
+            outcome, written = "answered", tokens.completion
+        finally:
+            self._leave(request)
+            now = self._env.now
+            queued_s = (now if served is None else served) - arrived
+            self._record(ProviderCallEnded(now, call, outcome, queued_s, now - arrived, tokens.prompt, written))
+        yield Finish("stop", MODEL, Usage(tokens.prompt, tokens.completion))
+
+    def _draw(self, tokens: Tokens) -> tuple[float, float, bool]:
+        """Decide, when service starts, how long it takes and whether it fails."""
+        model, chance = self._model, self._chance
+        first_s = model.first_token.draw(chance) + model.per_prompt_token.draw(chance) * tokens.prompt
+        rest_s = model.per_token.draw(chance) * max(0, tokens.completion - 1)
+        luck = chance.random()
+        factor = self._faults.slowdown()
+        # one draw serves both: the fault's share is taken from the calls that fortune has left
+        kept = 1.0 - model.failure_rate
+        fails = luck < model.failure_rate or self._faults.failing((luck - model.failure_rate) / kept)
+        return first_s * factor, rest_s * factor, fails
+
+    def _leave(self, request: simpy.resources.resource.Request) -> None:
+        """Give the slot back, or the place in the queue.
+
+        Not by SimPy's ``with``: that one keeps the slot on `GeneratorExit`, which is how an answer that nobody reads
+        to its end is closed.
+        """
+        if request.triggered:
+            self._slots.release(request)
+        else:
+            request.cancel()

@@ -1,0 +1,174 @@
+"""The scenario file: workload, world, faults and what must hold, in one YAML document with units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Struct, structs
+from pydantic import ValidationError
+
+from orchestra.config import Settings
+from sim.distributions import Constant, Distribution, Lognormal
+from sim.expectations import ALL_FAULTS, PROPERTIES, Expectation
+from sim.faults import Fault, kind_of
+from sim.forms import Json, OneOf, Problem, Table, Unreadable, decoded, json_schema, nearest, read_yaml
+from sim.quantities import DURATION, SHARE, Spread, Whole, show_duration
+from sim.workload import OpenLoop, Replay, Workload
+
+CALM_CAPACITY = 512
+Plain = str | int | float | bool
+
+IDLE_SETTINGS = ("host", "port", "workers", "data_dir", "redis_url", "database_url", "provider_url", "provider_key")
+"""Settings that name what a simulated world does not have."""
+
+
+class ProviderModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An LLM endpoint: so many calls at once, the rest queue; a call's time follows from its tokens."""
+
+    capacity: Annotated[int, Whole(1, 100_000), "calls served at once; more wait in a queue"] = 96
+    first_token: Annotated[Distribution, Spread(DURATION), "time to the first token of a prompt of no length"] = (
+        Lognormal(0.3, 0.9)
+    )
+    per_prompt_token: Annotated[Distribution, Spread(DURATION), "added to the first token, for each token read"] = (
+        Constant(0.0002)
+    )
+    per_token: Annotated[Distribution, Spread(DURATION), "time for each token written"] = Lognormal(0.015, 0.025)
+    failure_rate: Annotated[float, SHARE, "share of calls that fail on an ordinary day"] = 0.0
+
+
+class StoresModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Redis and PostgreSQL: what one operation takes."""
+
+    latency: Annotated[Distribution, Spread(DURATION), "time of one operation"] = Lognormal(0.001, 0.004)
+
+
+class WorldModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What surrounds the orchestra."""
+
+    provider: ProviderModel = ProviderModel()
+    stores: StoresModel = StoresModel()
+
+
+def _settings_known() -> list[str]:
+    return [name for name in Settings.model_fields if name not in IDLE_SETTINGS]
+
+
+def _settings_problems(overrides: dict[str, Plain]) -> Iterator[tuple[str, str]]:
+    known = _settings_known()
+    unknown = [name for name in overrides if name not in known]
+    for name in unknown:
+        if name in IDLE_SETTINGS:
+            yield name, "has no meaning in a simulated world: remove it"
+        else:
+            yield name, f"is no setting: {nearest(name, known)}"
+    try:
+        Settings(**{name: value for name, value in overrides.items() if name in known})  # type: ignore[arg-type]
+    except ValidationError as refusal:
+        for error in refusal.errors(include_url=False):
+            yield str(error["loc"][0]) if error["loc"] else "", str(error["msg"])
+
+
+def _settings_schema() -> Json:
+    properties = Settings.model_json_schema()["properties"]
+    return {
+        "type": "object",
+        "properties": {name: properties[name] for name in _settings_known()},
+        "additionalProperties": False,
+    }
+
+
+class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A story and its moral: what happens, and what must hold."""
+
+    name: Annotated[str, "short, for reports"]
+    description: Annotated[str, "what it rehearses, and why"] = ""
+    duration: Annotated[float, DURATION, "how long turns arrive; those under way are waited for"]
+    workload: Annotated[Workload, OneOf((OpenLoop,)), "who asks what, when"]
+    world: WorldModel = WorldModel()
+    settings: Annotated[
+        dict[str, Plain],
+        Table(_settings_problems, _settings_schema),
+        "settings of the orchestra, as in `orchestra config`",
+    ] = {}
+    faults: tuple[Fault, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (path, message) for what no single field shows."""
+        if self.duration == 0:
+            yield "duration", "0 leaves no time: write how long turns arrive, such as 10min"
+        for index, fault in enumerate(self.faults):
+            yield from self._outside(f"faults[{index}].{kind_of(fault)}", fault)
+        kinds = [kind_of(fault) for fault in self.faults]
+        for index, expectation in enumerate(self.expectations):
+            window, subject = expectation.window
+            if window != "always" and subject not in (ALL_FAULTS, *kinds):
+                cure = nearest(subject, [ALL_FAULTS, *dict.fromkeys(kinds)])
+                yield f"expectations[{index}].{window}", f"{subject!r} is no fault of this scenario: {cure}"
+            elif window != "always" and not kinds:
+                yield f"expectations[{index}].{window}", "this scenario has no faults: add one, or expect it `always`"
+
+    def _outside(self, path: str, fault: Fault) -> Iterator[tuple[str, str]]:
+        end = fault.at + fault.lasts
+        if fault.at >= self.duration:
+            yield f"{path}.at", f"{show_duration(fault.at)} is after the run's {show_duration(self.duration)}"
+        elif end > self.duration:
+            yield (
+                f"{path}.for",
+                f"ends at {show_duration(end)}, after the run's {show_duration(self.duration)}: shorten it",
+            )
+
+
+def parse(text: str, source: str = "scenario") -> Scenario:
+    """Read a scenario from YAML text.
+
+    Raises
+    ------
+    Unreadable
+        With every problem: line, column, path and cure.
+    """
+    made: Scenario = read_yaml(text, Scenario, source)
+    return made
+
+
+def load(path: Path) -> Scenario:
+    """Read a scenario file. Raises like `parse`."""
+    try:
+        data = path.read_bytes()
+    except OSError as wrong:
+        raise Unreadable([Problem(1, 1, "", f"cannot be read ({wrong.strerror}): check the path")], str(path)) from None
+    return parse(decoded(data, str(path)), str(path))
+
+
+def schema() -> Json:
+    """Return the JSON Schema of a scenario file, for editors."""
+    return json_schema(Scenario, "AI Orchestra scenario")
+
+
+def replaying(trace: Replay, story: Scenario | None = None) -> Scenario:
+    """Return `story`, or a calm world of ample capacity, with the arrivals of `trace` as its workload.
+
+    Raises
+    ------
+    Unreadable
+        Something of the story lies outside of the trace's time.
+    """
+    duration = math.floor(trace.duration_s) + 1.0
+    if story is None:
+        return Scenario(
+            name=trace.source,
+            description="Recorded arrivals in a calm world.",
+            duration=duration,
+            workload=trace,
+            world=WorldModel(provider=ProviderModel(capacity=CALM_CAPACITY)),
+            expectations=tuple(Expectation(always=each) for each in PROPERTIES),
+        )
+    replayed = structs.replace(
+        story, workload=structs.replace(trace, patience=story.workload.patience), duration=duration
+    )
+    if problems := [Problem(1, 1, path, message) for path, message in replayed.problems()]:
+        raise Unreadable(problems, f"{story.name} with the trace {trace.source}")
+    return replayed

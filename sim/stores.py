@@ -1,0 +1,126 @@
+"""Redis and PostgreSQL as models: the in-process stores, with the time that a network and a disk take, and outages.
+
+An operation acts when its latency is over, as a command acts when it reaches a server. A store that is down refuses,
+after the same time, and has then done nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from orchestra.adapters.inprocess import InProcessConversations, InProcessMemories, InProcessSessions
+from orchestra.errors import StoreUnavailable
+from orchestra.model import Memory, Recollection, Session, Turn
+from orchestra.ports import Clock
+from sim.distributions import Distribution
+from sim.faults import Faults, StoreName
+
+
+class Wire:
+    """The way to one store: how long it takes, and whether anybody is there.
+
+    Parameters
+    ----------
+    store : str
+        Which store, for faults and errors.
+    latency : Distribution
+        Of one operation, in seconds.
+    chance : Random
+        One draw an operation.
+    faults : Faults
+    """
+
+    def __init__(self, store: StoreName, latency: Distribution, chance: Random, faults: Faults) -> None:
+        self._store = store
+        self._latency = latency
+        self._chance = chance
+        self._faults = faults
+
+    async def cross(self) -> None:
+        """Return once an operation has reached the store.
+
+        Raises
+        ------
+        StoreUnavailable
+            The store is down.
+        """
+        await asyncio.sleep(self._latency.draw(self._chance))
+        if self._faults.down(self._store):
+            raise StoreUnavailable(f"the {self._store} store is down: try again", retry_after_seconds=1)
+
+
+class ModelledSessions:
+    """`InProcessSessions` at the end of a wire."""
+
+    def __init__(self, clock: Clock, wire: Wire) -> None:
+        self._store = InProcessSessions(clock)
+        self._wire = wire
+
+    async def load(self, session_id: str) -> Session | None:
+        """Return the session, or None."""
+        await self._wire.cross()
+        return await self._store.load(session_id)
+
+    async def save(self, session: Session, *, expected_version: int) -> None:
+        """Store `session` where the stored version is `expected_version`."""
+        await self._wire.cross()
+        await self._store.save(session, expected_version=expected_version)
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+        await self._wire.cross()
+
+
+class ModelledConversations:
+    """`InProcessConversations` at the end of a wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.store = InProcessConversations()
+        self._wire = wire
+
+    async def append(self, turn: Turn, owner: str) -> None:
+        """Keep `turn`."""
+        await self._wire.cross()
+        await self.store.append(turn, owner)
+
+    async def turns(self, session_id: str, *, after: int = 0, limit: int = 100) -> tuple[Turn, ...]:
+        """Return turns numbered above `after`."""
+        await self._wire.cross()
+        return await self.store.turns(session_id, after=after, limit=limit)
+
+    async def latest(self, session_id: str, *, limit: int) -> tuple[Turn, ...]:
+        """Return the last turns."""
+        await self._wire.cross()
+        return await self.store.latest(session_id, limit=limit)
+
+    async def owner(self, session_id: str) -> str | None:
+        """Return the session's owner, or None."""
+        await self._wire.cross()
+        return await self.store.owner(session_id)
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+        await self._wire.cross()
+
+
+class ModelledMemories:
+    """`InProcessMemories` at the end of a wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._store = InProcessMemories()
+        self._wire = wire
+
+    async def remember(self, memory: Memory) -> None:
+        """Keep `memory`."""
+        await self._wire.cross()
+        await self._store.remember(memory)
+
+    async def recall(self, owner: str, embedding: tuple[float, ...], *, limit: int) -> tuple[Recollection, ...]:
+        """Return the nearest memories."""
+        await self._wire.cross()
+        return await self._store.recall(owner, embedding, limit=limit)
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+        await self._wire.cross()

@@ -1,0 +1,268 @@
+"""One scenario, lived through: the real orchestrator with modelled ports, in virtual time and cut off from reality.
+
+`rehearse` is the whole of it. The orchestra is wired by the same `orchestra.compose.build` as the live service and
+never knows; everything around it (clients, provider, stores, faults) is a process of one SimPy environment. Each draws from a
+stream of its own, so that a fault more or less does not reshuffle the arrivals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sanic import Sanic
+
+from orchestra import compose
+from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.config import Settings
+from orchestra.gateway.app import Service, create_app
+from orchestra.ports import Ports
+from sim import asgi, loop, verdict
+from sim.clients import Crowd, Door, DoorName, orchestrator_door, service_door
+from sim.clock import SimClock
+from sim.entropy import Streams
+from sim.faults import Fault, Faults, StoreName, describe, kind_of
+from sim.isolation import isolated
+from sim.journal import Audited, Entry, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
+from sim.provider import ModelledProvider, Plan, Tokens
+from sim.scenario import Scenario
+from sim.schedule import Fifo
+from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
+from sim.verdict import Verdict
+from sim.workload import Arrival
+
+PROGRESS_STEPS = 200
+APP_NAME = "rehearsed"
+
+
+class Aborted(Exception):
+    """Whoever watches the run wants it to end now. Raised by a `Watch`."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    virtual_seconds: float
+    duration_seconds: float
+    arrivals: int
+    answered: int
+    failed: int
+    shed: int
+
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One scenario lived through, and everything that is known of it.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    seed : int
+    door : str
+    journal : Journal
+    verdict : Verdict
+    virtual_seconds, wall_seconds : float
+        How long it took in the world, and on the clock on the wall.
+    """
+
+    scenario: Scenario
+    seed: int
+    door: DoorName
+    journal: Journal
+    verdict: Verdict
+    virtual_seconds: float
+    wall_seconds: float
+
+
+def rehearse(
+    scenario: Scenario, *, seed: int = 0, door: DoorName = "orchestrator", watch: Watch = lambda progress: None
+) -> Run:
+    """Live through `scenario` and judge it.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    seed : int
+        The same scenario, seed and door give the same journal, byte for byte.
+    door : str
+        Where clients come in: ``orchestrator`` or ``service``.
+    watch : callable
+        Told of the progress about `PROGRESS_STEPS` times; it may raise `Aborted`, and the run ends with what it has.
+
+    Raises
+    ------
+    sim.isolation.Leak, sim.loop.Deadlock, sim.loop.Livelock
+        The code under rehearsal did what no simulation can follow.
+    """
+    started = time.perf_counter()
+    world = World(scenario, seed, door, watch)
+    left_behind = world.live()
+    judged = verdict.reach(scenario.expectations, world.journal, left_behind)
+    return Run(scenario, seed, door, world.journal, judged, world.env.now, time.perf_counter() - started)
+
+
+class World:
+    """Everything that one run consists of."""
+
+    def __init__(self, scenario: Scenario, seed: int, door: DoorName, watch: Watch) -> None:
+        self.scenario = scenario
+        self.journal = Journal()
+        self.streams = Streams(seed)
+        self.env = loop.SimEnvironment(schedule=Fifo(self.streams.stream("schedule")))
+        self.faults = Faults()
+        self._seed = seed
+        self._door_name: DoorName = door
+        self._watch = watch
+        self._recording = True
+        self._clock = SimClock(self.env.loop)
+        self._plan = Plan()
+        self._conversations = ModelledConversations(self._wire("conversations"))
+        self._provider = ModelledProvider(
+            self.env,
+            scenario.world.provider,
+            self.streams.stream("provider"),
+            self.faults,
+            cost=self._plan,
+            record=self._record,
+        )
+
+    def live(self) -> tuple[str, ...]:
+        """Let the scenario happen, and return what is left behind."""
+        with isolated(self.streams, self.env):
+            return loop.run(self._run(), env=self.env)
+
+    async def _run(self) -> tuple[str, ...]:
+        left_behind: list[str] = []
+        try:
+            async with self._opened(left_behind) as door:
+                crowd = Crowd(door, self.scenario.workload.patience, self.streams.stream("clients"), self._record)
+                await self._story(crowd)
+                self._record(await self._audit(crowd))
+                self._record(RunFinished(self.env.now, crowd.arrived, **crowd.counts))
+        except* Aborted:
+            pass
+        return (*left_behind, *self._found_left())
+
+    async def _story(self, crowd: Crowd) -> None:
+        """Run clients and faults to their end, watched."""
+        scenario = self.scenario
+        self._record(
+            RunStarted(0.0, scenario.name, self._seed, self._door_name, scenario.duration, scenario.settings)
+        )
+        async with asyncio.TaskGroup() as watching:
+            monitor = watching.create_task(self._monitor(crowd))
+            async with asyncio.TaskGroup() as story:
+                for number, fault in enumerate(scenario.faults):
+                    story.create_task(self._inject(number, fault))
+                story.create_task(crowd.come(self._arrivals()))
+                story.create_task(_until(scenario.duration))
+            monitor.cancel()
+
+    def _arrivals(self) -> Iterator[Arrival]:
+        """Yield the workload's arrivals, and let the provider know what each costs."""
+        chance = self.streams.stream("arrivals")
+        for arrival in self.scenario.workload.arrivals(self.scenario.duration, chance):
+            self._plan.add(arrival.message, Tokens(arrival.context_tokens, arrival.generated_tokens))
+            yield arrival
+
+    async def _inject(self, number: int, fault: Fault) -> None:
+        await _until(fault.at)
+        with self.faults.injected(fault) as injection:
+            self._record(FaultStarted(self.env.now, number, kind_of(fault), describe(fault)))
+            await _until(fault.at + fault.lasts)
+        self._record(FaultEnded(self.env.now, number, kind_of(fault), injection.touched))
+
+    async def _monitor(self, crowd: Crowd) -> None:
+        while True:
+            try:
+                self._watch(
+                    Progress(self.env.now, self.scenario.duration, crowd.arrived, **crowd.counts)
+                )
+            except Aborted:
+                self._recording = False  # what the end of all tasks tells now is no part of the story
+                raise
+            await asyncio.sleep(self.scenario.duration / PROGRESS_STEPS)
+
+    async def _audit(self, crowd: Crowd) -> Audited:
+        """Compare what clients were told with what the conversation store holds."""
+        stored: dict[str, list[str]] = {}
+        missing = duplicated = 0
+        for session_id, turn_id in crowd.acknowledged:
+            if session_id not in stored:
+                turns = await self._conversations.store.turns(session_id, limit=len(crowd.acknowledged))
+                stored[session_id] = [turn.id for turn in turns]
+            count = stored[session_id].count(turn_id)
+            missing += count == 0
+            duplicated += count > 1
+        return Audited(self.env.now, len(crowd.acknowledged), missing, duplicated)
+
+    @asynccontextmanager
+    async def _opened(self, left_behind: list[str]) -> AsyncIterator[Door]:
+        """Wire the orchestra, and dispose of it afterwards."""
+        settings = Settings(**self.scenario.settings)  # type: ignore[arg-type]
+        ports = self._ports()
+        container = compose.build(ports, settings)
+        try:
+            if self._door_name == "orchestrator":
+                yield orchestrator_door(container)
+            else:
+                async with _serving(settings, Service(container, ports, metrics_page=bytes)) as door:
+                    yield door
+        finally:
+            try:
+                await container.dispose()
+            except ExceptionGroup as failures:
+                left_behind.extend(f"container: {each!r}" for each in failures.exceptions)
+
+    def _ports(self) -> Ports:
+        return Ports(
+            clock=self._clock,
+            entropy=self.streams.stream("orchestra"),
+            sessions=ModelledSessions(self._clock, self._wire("sessions")),
+            conversations=self._conversations,
+            memories=ModelledMemories(self._wire("memories")),
+            embedder=HashingEmbedder(),
+            provider=self._provider,
+            hook=self._record,
+        )
+
+    def _wire(self, store: StoreName) -> Wire:
+        return Wire(store, self.scenario.world.stores.latency, self.streams.stream(f"stores.{store}"), self.faults)
+
+    def _record(self, entry: Entry) -> None:
+        if self._recording:
+            self.journal.record(entry)
+
+    def _found_left(self) -> list[str]:
+        """Name what should be gone by now: tasks, and calls that still hold the provider."""
+        current = asyncio.current_task()
+        left = [f"task {task.get_name()}" for task in self.env.loop.pending_tasks() if task is not current]
+        if self._provider.busy or self._provider.queued:
+            left.append(f"provider: {self._provider.busy} calls served and {self._provider.queued} queued")
+        return left
+
+
+@asynccontextmanager
+async def _serving(settings: Settings, service: Service) -> AsyncIterator[Door]:
+    """Start the whole app on `service`, and stop it afterwards."""
+
+    @asynccontextmanager
+    async def opener() -> AsyncIterator[Service]:
+        yield service
+
+    Sanic.test_mode = True  # Sanic then rewrites its own methods anew for each app (see sim.asgi)
+    app = create_app(APP_NAME, settings, opener)
+    async with asgi.lifespan(app):
+        yield service_door(app)
+
+
+async def _until(at: float) -> None:
+    """Return at the virtual time `at`, or at once where that has passed."""
+    await asyncio.sleep(max(0.0, at - asyncio.get_running_loop().time()))
