@@ -75,6 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adapters": _GROUND | {"ports", "config"},
     "telemetry": {"model", "events", "config"},
     "sdk": {"model", "errors", "limits"},
+    "__main__": {"cli"},
 }
 """What each room of `orchestra` may import beside itself. A room is a module or a folder directly under it."""
 
@@ -321,6 +322,15 @@ def no_mocks(source: Source) -> Iterator[Violation]:
             )
 
 
+def no_locust_in_tests(source: Source) -> Iterator[Violation]:
+    """Importing Locust patches sockets, threads and time of the whole test process for gevent."""
+    if not source.path.startswith("tests/") or not source.path.endswith(".py"):
+        return
+    for line, name in imported(source):
+        if re.match(r"(locust|gevent|loadtests\.(users|locustfile))(\.|$)", name):
+            yield Violation(line, f"imports {name}", "run Locust as a process (python -m locust -f ...)")
+
+
 # --- what must not be committed -----------------------------------------------------------------------------------
 
 _MACHINE_PATH = re.compile(r"(?<![\w.$}/-])/(?:home|root|Users|work)/\w")
@@ -363,6 +373,7 @@ RULES: tuple[Rule, ...] = (
     function_fits_a_screen,
     unfinished_names_its_issue,
     no_mocks,
+    no_locust_in_tests,
     no_machine_paths,
     no_registry_addresses,
 )
@@ -453,6 +464,7 @@ PLANTED: list[tuple[Rule, str, str, str]] = [
     (unfinished_names_its_issue, "Makefile", "# FIX" + "ME", "without an issue"),
     (no_mocks, "tests/unit/x.py", "from unittest import mock", "imports unittest.mock"),
     (no_mocks, "tests/unit/x.py", "import pytest_asyncio", "imports pytest_asyncio"),
+    (no_locust_in_tests, "tests/unit/x.py", "from loadtests.users import ChatUser", "imports loadtests.users"),
     (no_machine_paths, "docs/x.md", f"see {HOME}/x", "path of one machine"),
     (no_machine_paths, "sim/x.py", f"P = '{HOME}'", "path of one machine"),
     (no_registry_addresses, "constraints.txt", "--extra-index-url file:///x", "extra-index-url"),
@@ -488,6 +500,7 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     ),
     (unfinished_names_its_issue, "sim/x.py", "x = 1  # TO" + "DO(#12) later"),
     (no_mocks, "tests/unit/x.py", "import asyncio, pytest"),
+    (no_locust_in_tests, "tests/unit/x.py", "from loadtests.gates import Gates"),
     (no_machine_paths, "Dockerfile", "WORKDIR /app\nCOPY ./home/x ../root/y ${X}/home/y"),
     (no_registry_addresses, "constraints.txt", "aiohttp==3.14.5"),
 ]
