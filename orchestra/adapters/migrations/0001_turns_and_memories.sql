@@ -1,10 +1,12 @@
+-- Ids compare byte by byte (COLLATE "C"): it is faster, and memories that tie are recalled in the same order everywhere.
+
 -- The conversation: every acknowledged turn. The pair (session_id, number) is what keeps two writers from both
 -- appending turn 7; its index also serves every read, which all go by session and number.
 CREATE TABLE turns (
-    id text PRIMARY KEY,
-    session_id text NOT NULL,
+    id text COLLATE "C" PRIMARY KEY,
+    session_id text COLLATE "C" NOT NULL,
     number integer NOT NULL,
-    owner text NOT NULL,
+    owner text COLLATE "C" NOT NULL,
     correlation_id text NOT NULL,
     message text NOT NULL,
     reply text NOT NULL,
@@ -24,8 +26,8 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- both fast (thousands of memories in milliseconds) and exact. An approximate index (HNSW) would search all owners'
 -- memories and filter afterwards, and so lose recall for whoever has few.
 CREATE TABLE memories (
-    id text PRIMARY KEY,
-    owner text NOT NULL,
+    id text COLLATE "C" PRIMARY KEY,
+    owner text COLLATE "C" NOT NULL,
     text text NOT NULL,
     embedding vector(256) NOT NULL,
     at double precision NOT NULL

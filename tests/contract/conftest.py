@@ -1,0 +1,185 @@
+"""Makers of every implementation of the store ports, each fresh and empty, for the contract suites.
+
+To put another implementation under contract (a modelled store in virtual time, say), add a fixture that gives a
+`Contract` and name it in the list of its port.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from orchestra.adapters.embedded import EmbeddedStores
+from orchestra.adapters.inprocess import InProcessConversations, InProcessMemories, InProcessSessions
+from orchestra.adapters.pgvector import PgvectorMemories
+from orchestra.adapters.postgres import Postgres
+from orchestra.adapters.redis import RedisSessions
+from orchestra.ports import ConversationStore, MemoryStore, SessionStore
+
+SESSION_STORES = ["inprocess_sessions", "redis_sessions"]
+CONVERSATION_STORES = ["inprocess_conversations", "postgres_conversations"]
+MEMORY_STORES = ["inprocess_memories", "pgvector_memories"]
+
+Store = TypeVar("Store")
+Elapse = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Contract(Generic[Store]):
+    """How to make a fresh store of one implementation, and on what loop its coroutines run.
+
+    Parameters
+    ----------
+    make : callable
+        Opens a fresh, empty store for the length of an `async with` block.
+    run : callable
+        Runs a coroutine to its end: `asyncio.run`, or a simulated loop's equivalent.
+    """
+
+    make: Callable[[], AbstractAsyncContextManager[Store]]
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
+
+    def holds(self, scenario: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+        """Run `scenario` on a fresh store."""
+
+        async def on_fresh_store() -> None:
+            async with self.make() as store:
+                await scenario(store)
+
+        self.run(on_fresh_store())
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """A session store, and a way to let time pass for what it holds."""
+
+    store: SessionStore
+    elapse: Elapse
+
+
+@pytest.fixture(params=SESSION_STORES)
+def sessions(request: pytest.FixtureRequest) -> Contract[Sessions]:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=CONVERSATION_STORES)
+def conversations(request: pytest.FixtureRequest) -> Contract[ConversationStore]:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=MEMORY_STORES)
+def memories(request: pytest.FixtureRequest) -> Contract[MemoryStore]:
+    return request.getfixturevalue(request.param)
+
+
+class _Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self._now = 1_700_000_000.0
+
+    def now(self) -> float:
+        return self._now
+
+    async def elapse(self, seconds: float) -> None:
+        self._now += seconds
+
+
+@pytest.fixture
+def inprocess_sessions() -> Contract[Sessions]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Sessions]:
+        clock = _Clock()
+        yield Sessions(InProcessSessions(clock), clock.elapse)
+
+    return Contract(make)
+
+
+@pytest.fixture
+def inprocess_conversations() -> Contract[ConversationStore]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[ConversationStore]:
+        yield InProcessConversations()
+
+    return Contract(make)
+
+
+@pytest.fixture
+def inprocess_memories() -> Contract[MemoryStore]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[MemoryStore]:
+        yield InProcessMemories()
+
+    return Contract(make)
+
+
+@pytest.fixture
+def contract_redis_url(stores: EmbeddedStores) -> Iterator[str]:
+    """The URL of an empty Redis database that only contract tests use."""
+    url = f"{stores.redis_url}{'&' if '?' in stores.redis_url else '?'}db=15"
+
+    async def empty() -> None:
+        async with Redis.from_url(url) as redis:
+            await redis.flushdb()
+
+    asyncio.run(empty())
+    yield url
+    asyncio.run(empty())
+
+
+@pytest.fixture
+def redis_sessions(contract_redis_url: str) -> Contract[Sessions]:
+    async def elapse(seconds: float) -> None:
+        """Take `seconds` off what every record has left to live, which is what passing time does."""
+        async with Redis.from_url(contract_redis_url) as redis:
+            for key in await redis.keys():
+                await redis.pexpire(key, await redis.pttl(key) - round(seconds * 1000))
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Sessions]:
+        store = RedisSessions(contract_redis_url, hook=lambda event: None)
+        yield Sessions(store, elapse)
+        await store.close()
+
+    return Contract(make)
+
+
+@pytest.fixture(scope="session")
+def contract_database_url(new_database: Callable[[], str]) -> str:
+    """The URL of a database that only contract tests use."""
+    return new_database()
+
+
+@asynccontextmanager
+async def _emptied(database_url: str) -> AsyncIterator[Postgres]:
+    postgres = await Postgres.connect(database_url)
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("TRUNCATE turns, memories")
+    await connection.close()
+    yield postgres
+    await postgres.close()
+
+
+@pytest.fixture
+def postgres_conversations(contract_database_url: str) -> Contract[ConversationStore]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[ConversationStore]:
+        async with _emptied(contract_database_url) as postgres:
+            yield postgres.conversations
+
+    return Contract(make)
+
+
+@pytest.fixture
+def pgvector_memories(contract_database_url: str) -> Contract[MemoryStore]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[MemoryStore]:
+        async with _emptied(contract_database_url) as postgres:
+            yield PgvectorMemories(postgres)
+
+    return Contract(make)

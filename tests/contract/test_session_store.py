@@ -1,0 +1,139 @@
+"""What every SessionStore does."""
+
+import asyncio
+
+import pytest
+
+from orchestra import limits
+from orchestra.errors import StaleSession
+from orchestra.model import Message, Session
+
+FIRST = Session("s1", "user:ada", 1, 1.25, 2.5, (Message("user", "Hello ☎ \U0001f600"), Message("assistant", "Hi\n")))
+SECOND = Session("s1", "user:ada", 2, 1.25, 3.5, (*FIRST.messages, Message("user", "And?"), Message("assistant", ".")))
+
+
+def test_a_session_that_was_never_saved_is_none(sessions):
+    async def scenario(it):
+        assert await it.store.load("unknown") is None
+
+    sessions.holds(scenario)
+
+
+def test_what_is_saved_is_loaded(sessions):
+    async def scenario(it):
+        await it.store.save(FIRST, expected_version=-1)
+        assert await it.store.load("s1") == FIRST
+        await it.store.save(SECOND, expected_version=1)
+        assert await it.store.load("s1") == SECOND
+
+    sessions.holds(scenario)
+
+
+def test_an_empty_session_and_the_largest_come_back_whole(sessions):
+    empty = Session("a", "session:a", 0, 0.0, 0.0)
+    text = "é" * (limits.SESSION_BYTES_MAX // limits.SESSION_MESSAGES_MAX // 2)
+    largest = Session("Z" * limits.ID_CHARS_MAX, "o", 2**31, 1.0, 1e10, (Message("user", text),) * 100)
+
+    async def scenario(it):
+        for session in (empty, largest):
+            await it.store.save(session, expected_version=-1)
+            assert await it.store.load(session.id) == session
+
+    sessions.holds(scenario)
+
+
+def test_sessions_are_apart(sessions):
+    neighbours = ["s", "s:corrupt", "S", "s.1", "s-1", "orchestra:session:s"]
+
+    async def scenario(it):
+        for session_id in neighbours:
+            await it.store.save(Session(session_id, session_id, 0, 0.0, 0.0), expected_version=-1)
+        for session_id in neighbours:
+            session = await it.store.load(session_id)
+            assert session is not None
+            assert session.owner == session_id
+
+    sessions.holds(scenario)
+
+
+@pytest.mark.parametrize("expected_version", [-1, 0, 2, 255, 256, 2**40])
+def test_a_save_over_another_version_is_stale_and_changes_nothing(sessions, expected_version):
+    async def scenario(it):
+        await it.store.save(FIRST, expected_version=-1)
+        with pytest.raises(StaleSession, match="s1"):
+            await it.store.save(SECOND, expected_version=expected_version)
+        assert await it.store.load("s1") == FIRST
+
+    sessions.holds(scenario)
+
+
+def test_a_save_over_a_version_where_there_is_none_is_stale(sessions):
+    async def scenario(it):
+        for expected_version in (0, 1):
+            with pytest.raises(StaleSession):
+                await it.store.save(SECOND, expected_version=expected_version)
+        assert await it.store.load("s1") is None
+
+    sessions.holds(scenario)
+
+
+def test_the_same_save_again_succeeds(sessions):
+    """Its first reply may have been lost on the way."""
+
+    async def scenario(it):
+        await it.store.save(FIRST, expected_version=-1)
+        await it.store.save(FIRST, expected_version=-1)
+        await it.store.save(SECOND, expected_version=1)
+        await it.store.save(SECOND, expected_version=1)
+        assert await it.store.load("s1") == SECOND
+
+    sessions.holds(scenario)
+
+
+def test_of_concurrent_saves_over_one_version_exactly_one_wins(sessions):
+    async def scenario(it):
+        await it.store.save(FIRST, expected_version=-1)
+        rivals = [Session("s1", f"user:{n}", 2, 1.0, 2.0) for n in range(20)]
+        outcomes = await asyncio.gather(
+            *(it.store.save(rival, expected_version=1) for rival in rivals), return_exceptions=True
+        )
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType"] + ["StaleSession"] * 19
+        assert await it.store.load("s1") == rivals[outcomes.index(None)]
+
+    sessions.holds(scenario)
+
+
+def test_a_session_lives_from_its_last_save(sessions):
+    async def scenario(it):
+        await it.store.save(FIRST, expected_version=-1)
+        await it.elapse(limits.SESSION_TTL_SECONDS - 60)
+        assert await it.store.load("s1") == FIRST
+        await it.store.save(SECOND, expected_version=1)
+        await it.elapse(limits.SESSION_TTL_SECONDS - 60)
+        assert await it.store.load("s1") == SECOND
+        await it.elapse(61)
+        assert await it.store.load("s1") is None
+        await it.store.save(FIRST, expected_version=-1)
+        assert await it.store.load("s1") == FIRST
+
+    sessions.holds(scenario)
+
+
+def test_expiry_takes_the_oldest_only(sessions):
+    async def scenario(it):
+        for session_id in ("a", "b"):
+            await it.store.save(Session(session_id, "o", 0, 0.0, 0.0), expected_version=-1)
+        await it.elapse(60)
+        await it.store.save(Session("a", "o", 1, 0.0, 1.0), expected_version=0)
+        await it.elapse(limits.SESSION_TTL_SECONDS - 30)
+        assert await it.store.load("a") is not None
+        assert await it.store.load("b") is None
+
+    sessions.holds(scenario)
+
+
+def test_it_answers_a_ping(sessions):
+    async def scenario(it):
+        await it.store.ping()
+
+    sessions.holds(scenario)
