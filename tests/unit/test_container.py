@@ -2,7 +2,9 @@
 
 import abc
 import asyncio
+import contextlib
 import functools
+import gc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol
 
@@ -319,6 +321,23 @@ def test_a_failed_build_is_told_to_all_who_wait_and_forgotten() -> None:
     run(main())
 
 
+def test_an_error_that_its_only_caller_handled_is_not_reported_again() -> None:
+    def failing() -> Engine:
+        raise OSError("handled")
+
+    async def main() -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        container = DIContainer()
+        container.register_singleton(Engine, factory=failing)
+        with contextlib.suppress(OSError):
+            await container.resolve(Engine)
+        gc.collect()
+        assert complaints == []
+
+    run(main())
+
+
 def test_a_cancelled_first_resolver_hands_the_build_on() -> None:
     attempts: list[str] = []
     gate = asyncio.Event()
@@ -430,6 +449,28 @@ def test_the_container_disposes_open_scopes_first() -> None:
             await container.dispose()
         assert log == ["transient", "scoped", "transient", "singleton"]
         assert len(failure.value.exceptions) == 1
+        assert container.services == scope.instances == container.scopes == {}
+
+    run(main())
+
+
+def test_scopes_go_youngest_first_and_none_opens_meanwhile() -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        container = DIContainer()
+
+        class Ending:
+            def close(self) -> None:
+                log.append(str(list(container.scopes)))
+                with pytest.raises(ShuttingDown):
+                    container.create_scope()
+
+        container.register_scoped(Ending)
+        for _ in range(3):
+            await container.create_scope().resolve(Ending)
+        await container.dispose()
+        assert log == ["[1, 2]", "[1]", "[]"]
 
     run(main())
 
@@ -505,10 +546,9 @@ def test_what_is_ready_only_after_disposal_is_disposed_at_once() -> None:
     async def main() -> None:
         gate = asyncio.Event()
 
-        async def slow() -> First:
+        async def slow() -> Any:
             await gate.wait()
-            resource: First = closing(log, "late")()
-            return resource
+            return closing(log, "late")()
 
         container = DIContainer()
         container.register_singleton(First, factory=slow)
