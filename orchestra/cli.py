@@ -5,7 +5,7 @@ A package adds a sub-command as an entry point of the group `orchestra.commands`
 
 import os
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestra import __version__, config
-from orchestra.errors import OrchestraError
+from orchestra.errors import ConfigurationError, OrchestraError
 
 app = typer.Typer(
     help="A chat orchestrator that can be rehearsed.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -56,10 +56,28 @@ def show_config() -> None:
 
 def main() -> None:
     """Run the command line; an error that is ours ends it with a sentence and status 2, never with a traceback."""
-    for entry in entry_points(group="orchestra.commands"):
-        app.add_typer(entry.load(), name=entry.name)
     try:
+        _add_commands(sys.argv[1:2])
         app()
     except OrchestraError as error:
         Console(stderr=True).print(f"orchestra: {error.detail}", style="bold red", markup=False, soft_wrap=True)
         raise SystemExit(2) from error
+
+
+def _add_commands(wanted: list[str]) -> None:
+    """Add the commands of other packages; only the `wanted` one is imported, so that the others cost no time."""
+    for entry in sorted(entry_points(group="orchestra.commands"), key=lambda each: each.name):
+        if [entry.name] == wanted:
+            app.add_typer(_loaded(entry), name=entry.name)
+        else:
+            app.add_typer(typer.Typer(help=f"See `orchestra {entry.name} --help`."), name=entry.name)
+
+
+def _loaded(entry: EntryPoint) -> typer.Typer:
+    try:
+        command: typer.Typer = entry.load()
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"`orchestra {entry.name}` needs the package {error.name}: pip install 'ai-orchestra[simulation,embedded]'"
+        ) from error
+    return command

@@ -22,10 +22,9 @@ def turn_route(takes: type, gives: type, description: str) -> Callable[[Handler]
     """Decorate a route with the structs that its body and its answer are; its errors are problems, as everywhere."""
 
     def decorate(handler: Handler) -> Handler:
-        openapi.body({JSON_TYPE: {"schema": _ref(takes)}}, required=True)(handler)
         openapi.response(200, {JSON_TYPE: _ref(gives)}, description)(handler)
         openapi.response("default", {CONTENT_TYPE: _ref(Problem)}, "What went wrong")(handler)
-        return handler
+        return openapi.body({JSON_TYPE: {"schema": _ref(takes)}}, required=True)(handler)
 
     return decorate
 
