@@ -1,0 +1,151 @@
+"""Traces: OpenTelemetry spans built from finished events and sent as OTLP over HTTP.
+
+A turn's span has the id that its `traceparent` told the client, which no tracer of the SDK would let us choose; so
+finished spans are built here, and the SDK batches and sends them, on its own thread. A turn's calls and store
+operations become its children.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from orchestra import __version__
+from orchestra.events import CallFinished, Event, StoreFinished, TurnFinished, TurnStarted
+from orchestra.model import TraceContext
+
+SPANS_QUEUED_MAX = 4096
+SPANS_BATCHED_MAX = 2048
+EXPORT_SECONDS_MAX = 2.0
+"""With the queue's bound this bounds `close` where nothing answers: three batches, 6 s."""
+
+CHILDREN_MAX = 128
+"""Calls and store operations that one turn may show; its earliest are dropped beyond it."""
+
+Child = CallFinished | StoreFinished
+
+
+class Traces:
+    """Sends a span for each finished turn, call and store operation of a turn.
+
+    Parameters
+    ----------
+    endpoint : str
+        Base URL of an OTLP/HTTP receiver, such as ``http://127.0.0.1:4318``; its full ``/v1/traces`` is taken as well.
+    now : callable
+        Wall time in Unix seconds.
+    """
+
+    def __init__(self, endpoint: str, now: Callable[[], float]) -> None:
+        base = endpoint.rstrip("/")
+        exporter = OTLPSpanExporter(
+            endpoint=base if base.endswith("/v1/traces") else f"{base}/v1/traces", timeout=EXPORT_SECONDS_MAX
+        )
+        self._processor = BatchSpanProcessor(
+            exporter, max_queue_size=SPANS_QUEUED_MAX, max_export_batch_size=SPANS_BATCHED_MAX
+        )
+        self._resource = Resource.create({"service.name": "orchestra", "service.version": __version__})
+        self._scope = InstrumentationScope("orchestra", __version__)
+        self._now = now
+        self._running: dict[str, deque[Child]] = {}  # what turns in flight have done, by correlation id
+
+    def hook(self, event: Event) -> None:
+        """Keep what a turn does, and send it with the turn once that is over: only then is its span known.
+
+        Turns in flight that a caller gave the same correlation id show their children under the one that ends first.
+        """
+        match event:
+            case TurnStarted():
+                self._running.setdefault(event.correlation_id, deque(maxlen=CHILDREN_MAX))
+            case CallFinished(trace=None) | StoreFinished():
+                if (children := self._running.get(event.correlation_id)) is not None:
+                    children.append(event)
+            case CallFinished(trace=TraceContext() as trace, span_id=span_id):
+                self._send_child(event, trace, span_id or _derived(trace, event.target), self._now() - event.at)
+            case TurnFinished():
+                children = self._running.pop(event.correlation_id, deque())
+                if event.trace is not None and event.trace.sampled:
+                    self._send_turn(event, event.trace, children)
+
+    def close(self) -> None:
+        """Send what is queued, and stop the sending thread."""
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
+
+    def _send_turn(self, event: TurnFinished, trace: TraceContext, children: deque[Child]) -> None:
+        offset = self._now() - event.at  # from the loop's monotonic time to wall time
+        for number, child in enumerate(children):
+            self._send_child(child, trace, _derived(trace, str(number)), offset)
+        attributes = {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.agent.name": event.engine,
+            "gen_ai.conversation.id": event.session_id,
+            "gen_ai.usage.input_tokens": event.prompt_tokens,
+            "gen_ai.usage.output_tokens": event.completion_tokens,
+            "gen_ai.response.time_to_first_chunk": event.first_token_seconds,
+            "orchestra.correlation_id": event.correlation_id,
+            "orchestra.turn.id": event.turn_id,
+            "orchestra.turn.outcome": event.outcome,
+            "orchestra.turn.degraded": event.degraded,
+            "error.type": event.error,
+        }
+        name = f"invoke_agent {event.engine}".rstrip()
+        parent = _context(trace, trace.parent_id, is_remote=True) if trace.parent_id else None
+        context = _context(trace, trace.span_id)
+        self._send(name, event, attributes, kind=SpanKind.SERVER, context=context, parent=parent, offset=offset)
+
+    def _send_child(self, event: Child, trace: TraceContext, span_id: str, offset: float) -> None:
+        attributes: dict[str, Any] = {"orchestra.target": event.target, "error.type": event.error}
+        kind, name = SpanKind.CLIENT, f"store {event.target}"
+        if isinstance(event, CallFinished):
+            attributes["orchestra.call.outcome"] = event.outcome
+            kind, name = SpanKind.INTERNAL, f"call {event.target}"
+        context, parent = _context(trace, span_id), _context(trace, trace.span_id)
+        self._send(name, event, attributes, kind=kind, context=context, parent=parent, offset=offset)
+
+    def _send(
+        self,
+        name: str,
+        event: TurnFinished | Child,
+        attributes: dict[str, Any],
+        *,
+        kind: SpanKind,
+        context: SpanContext,
+        parent: SpanContext | None,
+        offset: float,
+    ) -> None:
+        ended = event.at + offset
+        self._processor.on_end(
+            ReadableSpan(
+                name,
+                context=context,
+                parent=parent,
+                resource=self._resource,
+                attributes={key: value for key, value in attributes.items() if value not in ("", None, ())},
+                kind=kind,
+                status=Status(StatusCode.ERROR, event.error) if event.error else Status(StatusCode.UNSET),
+                start_time=_nanoseconds(ended - event.seconds),
+                end_time=_nanoseconds(ended),
+                instrumentation_scope=self._scope,
+            )
+        )
+
+
+def _context(trace: TraceContext, span_id: str, *, is_remote: bool = False) -> SpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED if trace.sampled else TraceFlags.DEFAULT)
+    return SpanContext(int(trace.trace_id, 16), int(span_id, 16), is_remote, flags)
+
+
+def _derived(trace: TraceContext, part: str) -> str:
+    """Make a span id for a part of a turn from the turn's own: unique with it, and chance is not ours to ask for."""
+    return blake2b(f"{trace.trace_id}-{trace.span_id}-{part}".encode(), digest_size=8).hexdigest()
+
+
+def _nanoseconds(unix_seconds: float) -> int:
+    return round(unix_seconds * 1e6) * 1000  # a float holds no finer than microseconds since 1970

@@ -1,0 +1,64 @@
+"""One event of every kind, and a clock that stands still."""
+
+import pytest
+
+from orchestra.events import (
+    BreakerChanged,
+    CallFinished,
+    Event,
+    Lifecycle,
+    RequestFinished,
+    StoreFinished,
+    TurnFinished,
+    TurnStarted,
+    UnexpectedError,
+)
+from orchestra.model import TraceContext
+
+NOW = 1_700_000_000.25
+TRACE = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7")
+
+
+class StandingClock:
+    def now(self) -> float:
+        return NOW
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest.fixture
+def trace() -> TraceContext:
+    return TRACE
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    """The events of one turn in their order, and then one of each other kind."""
+    return [
+        TurnStarted(10.0, "c-1", None),
+        CallFinished(10.25, "c-1", "memory", "failure", "deadline-exceeded", 0.25),
+        CallFinished(11.5, "c-1", "unified", "success", "", 1.0),
+        StoreFinished(11.75, "c-1", "conversations", "", 0.25),
+        TurnFinished(
+            at=12.0,
+            correlation_id="c-1",
+            session_id="s-1",
+            turn_id="t-1",
+            outcome="answered",
+            error="",
+            seconds=2.0,
+            first_token_seconds=0.75,
+            engine="unified",
+            prompt_tokens=30,
+            completion_tokens=12,
+            degraded=("memory",),
+            trace=TRACE,
+        ),
+        BreakerChanged(13.0, "memory", "CLOSED", "OPEN", "5 consecutive failures"),
+        RequestFinished(14.0, "c-1", "POST", "/chat/v2/chat", 200, 2.01),
+        UnexpectedError(15.0, "c-2", "turn", "Traceback:\nValueError: nobody foresaw this"),
+        Lifecycle(16.0, "gateway", "up", "port 8000"),
+    ]
