@@ -29,7 +29,7 @@ class Gates:
     """
 
     failure_percent_max: float = 0.0
-    p95_ms_max: float = 1000.0
+    p95_ms_max: float = 500.0
     requests_min: int = 1
 
 

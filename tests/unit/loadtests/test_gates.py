@@ -20,9 +20,9 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 @pytest.mark.parametrize(
     ("measured", "fragments"),
     [
-        (Measured(requests=100, failures=0, p95_ms=1000.0), []),
+        (Measured(requests=100, failures=0, p95_ms=500.0), []),
         (Measured(requests=100, failures=1, p95_ms=10.0), ["1 of 100 requests failed (1.00 %)"]),
-        (Measured(requests=100, failures=0, p95_ms=1001.0), ["p95 is 1001 ms"]),
+        (Measured(requests=100, failures=0, p95_ms=501.0), ["p95 is 501 ms"]),
         (Measured(requests=0, failures=0, p95_ms=0.0), ["0 requests ended"]),
         (Measured(requests=100, failures=0, p95_ms=10.0, exceptions=2), ["2 kinds of exception"]),
         (Measured(requests=10, failures=10, p95_ms=5000.0), ["10 of 10 requests failed", "p95 is 5000 ms"]),
