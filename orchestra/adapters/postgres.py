@@ -6,6 +6,7 @@ Reads have a bounded pool, so that neither can starve the other.
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import asyncpg
@@ -21,6 +22,7 @@ from orchestra.model import Memory, Turn, Usage
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 5.0
 PING_SECONDS = 2.0
+_RELEASE_SECONDS = 0.5
 _READERS_MAX = 8
 _BATCH_ROWS_MAX = 500
 _WAITING_ROWS_MAX = 10_000
@@ -155,9 +157,15 @@ class Postgres:
             self._readers.terminate()
 
     async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        async with self._readers.acquire(timeout=CONNECT_SECONDS) as connection:
+        connection = await self._readers.acquire(timeout=CONNECT_SECONDS)
+        try:
             records: list[asyncpg.Record] = await connection.fetch(query, *arguments)
             return records
+        finally:
+            # Where the query was cancelled or ran out of time, asyncpg asks the server to stop it and waits for that;
+            # a server that hangs never does. Then the connection is cut, and what ended the query is raised, not this.
+            with suppress(TimeoutError):
+                await self._readers.release(connection, timeout=_RELEASE_SECONDS)
 
     async def _commit(self, rows: list[Row]) -> Sequence[Exception | None]:
         """Store `rows` in one transaction; where its outcome stays unknown, once more: an id is stored once.

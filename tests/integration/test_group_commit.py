@@ -1,0 +1,263 @@
+"""Turns and memories share commits, each caller gets its own outcome, and what was acknowledged survives."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from orchestra import limits
+from orchestra.adapters.embedded import start
+from orchestra.adapters.pgvector import PgvectorMemories
+from orchestra.adapters.postgres import PING_SECONDS, Postgres
+from orchestra.errors import InvalidRequest, StaleSession, StoreUnavailable
+from orchestra.model import Memory, Turn
+
+UNIT = (1.0,) + (0.0,) * (limits.EMBEDDING_DIMENSIONS - 1)
+
+
+def turn(session_id: str, number: int = 1, message: str = "Hello", turn_id: str | None = None) -> Turn:
+    return Turn(turn_id or f"{session_id}-{number}", session_id, number, "c", message, "Hi", "unified", "offline", 1.0)
+
+
+def memory(memory_id: str, text: str = "Hello") -> Memory:
+    return Memory(memory_id, "user:ada", text, UNIT, 1.0)
+
+
+@contextlib.asynccontextmanager
+async def connected(database_url: str):
+    postgres = await Postgres.connect(database_url)
+    try:
+        yield postgres
+    finally:
+        await postgres.close()
+
+
+async def commits(postgres: Postgres) -> int:
+    """Count the transactions that wrote what is stored; xmin names a row's."""
+    written = "SELECT count(DISTINCT xmin::text) FROM (SELECT xmin FROM turns UNION ALL SELECT xmin FROM memories) x"
+    [record] = await postgres.fetch(written)
+    return record[0]
+
+
+def test_concurrent_writes_share_commits(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            memories = PgvectorMemories(postgres)
+            await asyncio.gather(
+                *(postgres.conversations.append(turn(f"s{n}"), "o") for n in range(200)),
+                *(memories.remember(memory(f"m{n}")) for n in range(200)),
+            )
+            assert len(await postgres.fetch("SELECT id FROM turns")) == 200
+            assert len(await postgres.fetch("SELECT id FROM memories")) == 200
+            assert await commits(postgres) == postgres.writes.batches == 1
+
+    asyncio.run(scenario())
+
+
+def test_writers_that_come_at_any_time_share_commits(database_url):
+    async def writer(postgres, n):
+        for number in range(1, 11):
+            await postgres.conversations.append(turn(f"s{n}", number), "o")
+
+    async def scenario():
+        async with connected(database_url) as postgres:
+            await asyncio.gather(*(writer(postgres, n) for n in range(40)))
+            assert len(await postgres.fetch("SELECT id FROM turns")) == 400
+            assert await commits(postgres) <= 40
+
+    asyncio.run(scenario())
+
+
+def test_a_lone_write_is_one_commit_and_is_durable_when_it_returns(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            for number in range(1, 6):
+                await postgres.conversations.append(turn("s", number), "o")
+                assert len(await postgres.fetch("SELECT id FROM turns")) == number
+            assert await commits(postgres) == 5
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("poison", ["a\0b", "\ud800"], ids=["NUL", "lone surrogate"])
+def test_one_that_cannot_be_stored_fails_alone(database_url, poison):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            memories = PgvectorMemories(postgres)
+            writes = [postgres.conversations.append(turn(f"s{n}", message=poison * (n == 70)), "o") for n in range(100)]
+            writes += [memories.remember(memory(f"m{n}", text=poison * (n == 7))) for n in range(20)]
+            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+            assert {n: type(outcome) for n, outcome in enumerate(outcomes) if outcome is not None} == {
+                70: InvalidRequest,
+                107: InvalidRequest,
+            }
+            assert "turn s70-1 cannot be stored" in str(outcomes[70])
+            assert isinstance(outcomes[70].__cause__, asyncpg.PostgresError)
+            assert len(await postgres.fetch("SELECT id FROM turns")) == 99
+            assert len(await postgres.fetch("SELECT id FROM memories")) == 19
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_race_is_told_apart_from_a_repetition_within_one_commit(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            await postgres.conversations.append(turn("s", 1), "o")
+            outcomes = await asyncio.gather(
+                postgres.conversations.append(turn("s", 1), "o"),
+                postgres.conversations.append(turn("s", 1, turn_id="other"), "o"),
+                postgres.conversations.append(turn("s", 2), "o"),
+                return_exceptions=True,
+            )
+            assert [type(outcome) for outcome in outcomes] == [type(None), StaleSession, type(None)]
+            assert postgres.writes.batches == 2
+
+    asyncio.run(scenario())
+
+
+def test_two_processes_that_write_the_same_do_not_wait_for_each_other_for_ever(database_url):
+    async def scenario():
+        async with connected(database_url) as one, connected(database_url) as other:
+            for batch in range(20):
+                names = [f"{batch}-{n}" for n in range(50)]
+                await asyncio.gather(
+                    *(one.conversations.append(turn(name), "o") for name in names),
+                    *(other.conversations.append(turn(name), "o") for name in reversed(names)),
+                )
+            assert len(await one.fetch("SELECT id FROM turns")) == 1000
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_writer_loses_nobody_elses(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            tasks = [asyncio.create_task(postgres.conversations.append(turn(f"s{n}"), "o")) for n in range(50)]
+            await asyncio.sleep(0)
+            for task in tasks[::2]:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert outcomes[1::2] == [None] * 25
+            stored = await postgres.fetch("SELECT id FROM turns")
+            assert {f"s{n}-1" for n in range(1, 50, 2)} <= {record[0] for record in stored}
+            await postgres.conversations.append(turn("after"), "o")
+
+    asyncio.run(scenario())
+
+
+def test_closing_commits_what_waits_and_leaves_no_connection(database_url):
+    async def scenario():
+        postgres = await Postgres.connect(database_url)
+        tasks = [asyncio.create_task(postgres.conversations.append(turn(f"s{n}"), "o")) for n in range(20)]
+        await asyncio.sleep(0)
+        await postgres.close()
+        assert await asyncio.gather(*tasks) == [None] * 20
+        with pytest.raises(StoreUnavailable):
+            await postgres.conversations.append(turn("late"), "o")
+        with pytest.raises(StoreUnavailable):
+            await postgres.conversations.turns("s1")
+        connection = await asyncpg.connect(database_url)
+        assert await connection.fetchval("SELECT count(*) FROM turns") == 20
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        for _ in range(1000):  # a backend takes a moment to notice
+            if await connection.fetchval(others) == 0:
+                break
+            await asyncio.sleep(0.01)
+        assert await connection.fetchval(others) == 0
+        await connection.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_is_cut_is_replaced_unnoticed(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            await postgres.conversations.append(turn("before"), "o")
+            for n in range(5):
+                connection = await asyncpg.connect(database_url)
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                await connection.close()
+                await asyncio.gather(
+                    postgres.conversations.append(turn(f"s{n}"), "o"), postgres.conversations.turns("before")
+                )
+            assert len(await postgres.fetch("SELECT id FROM turns")) == 6
+
+    asyncio.run(scenario())
+
+
+def postmaster(data_dir: Path) -> psutil.Process:
+    return psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]))
+
+
+def test_acknowledged_turns_survive_a_kill_and_the_connections_its_end(own_stores):
+    acknowledged: list[Turn] = []
+
+    async def writer(postgres, n, killed):
+        for number in range(1, 100_000):
+            mine = turn(f"s{n}", number)
+            try:
+                await postgres.conversations.append(mine, "o")
+            except StoreUnavailable:
+                return
+            acknowledged.append(mine)
+            if len(acknowledged) == 500:
+                os.kill(postmaster(own_stores.data_dir).pid, signal.SIGKILL)
+                killed.set()
+
+    async def scenario():
+        killed = asyncio.Event()
+        async with connected(own_stores.database_url) as postgres:
+            await asyncio.gather(*(writer(postgres, n, killed) for n in range(20)))
+            assert killed.is_set()
+            with pytest.raises(StoreUnavailable) as outage:
+                await postgres.conversations.append(turn("meanwhile"), "o")
+            assert outage.value.__cause__ is not None
+            with pytest.raises(StoreUnavailable):
+                await postgres.ping()
+
+            again = await asyncio.to_thread(start, own_stores.data_dir)
+            try:
+                await postgres.ping()
+                await postgres.conversations.append(turn("afterwards"), "o")
+                ids = [record[0] for record in await postgres.fetch("SELECT id FROM turns")]
+                assert len(ids) == len(set(ids))
+                assert {each.id for each in acknowledged} <= set(ids)
+            finally:
+                await asyncio.to_thread(again.stop)
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_hangs_makes_nobody_hang(own_stores):
+    async def scenario():
+        async with connected(own_stores.database_url) as postgres:
+            await postgres.conversations.append(turn("before"), "o")
+            server = postmaster(own_stores.data_dir)
+            family = [server, *server.children(recursive=True)]
+            for process in family:
+                process.suspend()
+            try:
+                loop = asyncio.get_running_loop()
+                started = loop.time()
+                with pytest.raises(StoreUnavailable, match="2 s"):
+                    await postgres.ping()
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await postgres.conversations.append(turn("meanwhile"), "o")
+                assert loop.time() - started < 3 * PING_SECONDS
+            finally:
+                for process in family:
+                    process.resume()
+            await postgres.conversations.append(turn("afterwards"), "o")
+            await postgres.ping()
+
+    asyncio.run(scenario())
