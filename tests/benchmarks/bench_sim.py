@@ -1,0 +1,70 @@
+"""Simulated turns per second at both doors, also as a multiple of one raw `simpy.Environment.timeout`.
+
+A raw timeout is one event scheduled, popped and handed to a waiting process: the least that anything in SimPy costs.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import simpy
+
+from sim.clients import DOORS
+from sim.scenario import parse
+from sim.world import rehearse
+
+RAW_TIMEOUTS = 200_000
+REPEATS = 3
+SCENARIO = parse(
+    """
+name: bench
+duration: 100s
+workload:
+  open_loop: {rate: 20/s}
+"""
+)
+
+
+def _raw_timeout_s() -> float:
+    """Return the CPU seconds of one timeout."""
+
+    def process(env: simpy.Environment) -> Iterator[simpy.Event]:
+        for _ in range(RAW_TIMEOUTS):
+            yield env.timeout(1)
+
+    env = simpy.Environment()
+    env.process(process(env))  # type: ignore[arg-type]
+    start = time.process_time()
+    env.run()
+    return (time.process_time() - start) / RAW_TIMEOUTS
+
+
+def run() -> Iterator[dict[str, Any]]:
+    """Yield turns per second, and the cost of one turn in raw timeouts, for each door."""
+    for door in DOORS:
+        raw, turn, turns = [], [], 0
+        for _ in range(REPEATS):  # in turn, so that a busy moment of the machine hits both
+            raw.append(_raw_timeout_s())
+            start = time.process_time()
+            run = rehearse(SCENARIO, seed=1, door=door)
+            turns = run.verdict.accounting.arrivals
+            assert run.verdict.accounting.answered == turns
+            turn.append((time.process_time() - start) / turns)
+        yield {
+            "name": f"sim.turns_per_second.{door}",
+            "value": round(1 / min(turn)),
+            "unit": "simulated turns/s",
+            "against": f"{1 / min(raw):.0f} raw simpy timeouts/s in the same run",
+        }
+        yield {
+            "name": f"sim.turn_cost.{door}",
+            "value": round(min(turn) / min(raw)),
+            "unit": "raw simpy timeouts",
+            "against": f"one simpy.Environment.timeout, {min(raw) * 1e6:.2f} us; {turns} turns a run",
+        }
+
+
+if __name__ == "__main__":
+    for line in run():
+        print(json.dumps(line))
