@@ -57,6 +57,11 @@ class RedisSessions:
     hook : callable
         Told when a record cannot be read.
 
+    Attributes
+    ----------
+    commands : Batcher
+        Commands on their way to Redis; each of its batches is one round trip.
+
     Raises
     ------
     ConfigurationError
@@ -77,7 +82,7 @@ class RedisSessions:
         except ValueError as error:
             raise ConfigurationError(f"it is not the address of a Redis: {error}", field="redis_url") from error
         self._hook = hook
-        self._commands: Batcher[_Command, Any] = Batcher(
+        self.commands: Batcher[_Command, Any] = Batcher(
             "Redis", self._send, batch_max=_BATCH_COMMANDS_MAX, waiting_max=_WAITING_COMMANDS_MAX
         )
 
@@ -89,13 +94,13 @@ class RedisSessions:
         StoreUnavailable
         """
         key = _key(session_id)
-        record: bytes | None = await self._commands.submit(("GET", key))
+        record: bytes | None = await self.commands.submit(("GET", key))
         if record is None:
             return None
         try:
             return _session(record, session_id)
         except ValueError as error:  # which msgspec.DecodeError is
-            await self._commands.submit(("EVAL", _SET_ASIDE, 2, key, f"{key}:corrupt", record))
+            await self.commands.submit(("EVAL", _SET_ASIDE, 2, key, f"{key}:corrupt", record))
             self._report(f"the record of session {session_id} cannot be read: {error}; it is now {key}:corrupt")
             return None
 
@@ -107,7 +112,7 @@ class RedisSessions:
         StaleSession, StoreUnavailable
         """
         expected = b"" if expected_version == -1 else expected_version.to_bytes(_HEADER_BYTES - 1)
-        saved = await self._commands.submit(("EVAL", _SAVE, 1, _key(session.id), expected, _record(session)))
+        saved = await self.commands.submit(("EVAL", _SAVE, 1, _key(session.id), expected, _record(session)))
         if not saved:
             raise stale_session(session, expected_version)
 
@@ -120,13 +125,13 @@ class RedisSessions:
         """
         try:
             async with asyncio.timeout(PING_SECONDS):
-                await self._commands.submit(("PING",))
+                await self.commands.submit(("PING",))
         except TimeoutError as error:
             raise StoreUnavailable(f"Redis does not answer within {PING_SECONDS:g} s") from error
 
     async def close(self) -> None:
         """Finish what is under way and close the connection."""
-        await self._commands.close()
+        await self.commands.close()
         await self._redis.aclose()
 
     async def _send(self, commands: list[_Command]) -> Sequence[Any]:

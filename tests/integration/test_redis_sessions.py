@@ -1,0 +1,269 @@
+"""Sessions on a real Redis that restarts, hangs, loses replies and holds records that nobody can read."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from orchestra import limits
+from orchestra.adapters import redis as adapter
+from orchestra.adapters.embedded import start
+from orchestra.adapters.redis import RedisSessions
+from orchestra.errors import ConfigurationError, StaleSession, StoreUnavailable
+from orchestra.events import UnexpectedError
+from orchestra.model import Message, Session
+
+FIRST = Session("s1", "user:ada", 1, 1.0, 2.0, (Message("user", "Hello"), Message("assistant", "Hi")))
+SECOND = Session("s1", "user:ada", 2, 1.0, 3.0, (Message("user", "More"), Message("assistant", "Yes")))
+KEY = "orchestra:session:{s1}"
+
+
+@pytest.fixture
+def redis_url(stores):
+    url = f"{stores.redis_url}{'&' if '?' in stores.redis_url else '?'}db=14"
+
+    async def empty():
+        async with Redis.from_url(url) as redis:
+            await redis.flushdb()
+
+    asyncio.run(empty())
+    return url
+
+
+@contextlib.asynccontextmanager
+async def connected(url, hook=lambda event: None):
+    sessions = RedisSessions(url, hook)
+    try:
+        yield sessions
+    finally:
+        await sessions.close()
+
+
+def test_a_record_lives_as_long_as_a_session_may(redis_url):
+    async def scenario():
+        async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
+            await sessions.save(FIRST, expected_version=-1)
+            assert limits.SESSION_TTL_SECONDS - 60 < await redis.ttl(KEY) <= limits.SESSION_TTL_SECONDS
+            await redis.expire(KEY, 100)
+            await sessions.save(SECOND, expected_version=1)
+            assert await redis.ttl(KEY) > limits.SESSION_TTL_SECONDS - 60
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"\x01",
+        b"\x01\x00\x00\x00\x00\x00\x00\x00\x01",
+        b"\x01\x00\x00\x00\x00\x00\x00\x00\x01\x80",
+        b"\xff" + (1).to_bytes(8) + msgspec.msgpack.encode(FIRST),
+        b"\x01" + (1).to_bytes(8) + msgspec.msgpack.encode(FIRST)[:-1],
+        b"\x01" + (1).to_bytes(8) + msgspec.msgpack.encode(msgspec.structs.replace(FIRST, id="s2")),
+        b'{"id": "s1"}',
+    ],
+)
+def test_an_unreadable_record_is_set_aside_and_reported(redis_url, record):
+    async def scenario():
+        events = []
+        async with connected(redis_url, events.append) as sessions, Redis.from_url(redis_url) as redis:
+            await redis.set(KEY, record, ex=1000)
+            assert await sessions.load("s1") is None
+            assert await redis.get(KEY) is None
+            assert await redis.get(f"{KEY}:corrupt") == record
+            assert 0 < await redis.ttl(f"{KEY}:corrupt") <= 1000
+            [event] = events
+            assert isinstance(event, UnexpectedError)
+            assert "session s1 cannot be read" in event.traceback
+            assert await sessions.load("s1") is None
+            assert len(events) == 1
+            await sessions.save(FIRST, expected_version=-1)
+            assert await sessions.load("s1") == FIRST
+
+    asyncio.run(scenario())
+
+
+def test_a_record_that_a_newer_writer_adds_fields_to_is_read(redis_url):
+    async def scenario():
+        async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
+            newer = msgspec.to_builtins(FIRST) | {"mood": "sunny"}
+            await redis.set(KEY, b"\x01" + (1).to_bytes(8) + msgspec.msgpack.encode(newer))
+            assert await sessions.load("s1") == FIRST
+            await sessions.save(SECOND, expected_version=1)
+
+    asyncio.run(scenario())
+
+
+def test_concurrent_requests_share_round_trips(redis_url):
+    async def scenario():
+        async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
+            many = [msgspec.structs.replace(FIRST, id=f"s{n}") for n in range(250)]
+            await asyncio.gather(*(sessions.save(each, expected_version=-1) for each in many))
+            assert list(await asyncio.gather(*(sessions.load(each.id) for each in many))) == many
+            assert sessions.commands.batches == 6  # of 100 commands at most
+            clients = [client for client in await redis.client_list() if client["db"] == "14"]
+            assert len(clients) == 2  # this test's and the store's
+
+    asyncio.run(scenario())
+
+
+def test_one_command_that_fails_fails_alone(redis_url):
+    async def scenario():
+        async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
+            await redis.rpush("orchestra:session:{list}", "no record")
+            outcomes = await asyncio.gather(
+                sessions.save(FIRST, expected_version=-1),
+                sessions.load("list"),
+                sessions.load("none"),
+                return_exceptions=True,
+            )
+            assert outcomes[::2] == [None, None]
+            assert isinstance(outcomes[1], StoreUnavailable)
+            assert "WRONGTYPE" in str(outcomes[1].__cause__)
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_is_not_noticed_and_loses_nothing(own_stores):
+    async def scenario():
+        async with connected(own_stores.redis_url) as sessions:
+            await sessions.save(FIRST, expected_version=-1)
+            redis_server = server(own_stores.data_dir)
+            os.kill(redis_server.pid, signal.SIGKILL)
+            await asyncio.to_thread(psutil.wait_procs, [redis_server], timeout=10)
+            for call in (sessions.load("s1"), sessions.save(SECOND, expected_version=1), sessions.ping()):
+                with pytest.raises(StoreUnavailable) as outage:
+                    await call
+                assert outage.value.__cause__ is not None
+            again = await asyncio.to_thread(start, own_stores.data_dir)
+            try:
+                assert await sessions.load("s1") == FIRST
+                await sessions.save(SECOND, expected_version=1)
+                await sessions.ping()
+            finally:
+                await asyncio.to_thread(again.stop)
+
+    asyncio.run(scenario())
+
+
+def test_connections_that_were_cut_are_replaced_unnoticed(redis_url):
+    async def scenario():
+        async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
+            version = -1
+            for _ in range(10):
+                await redis.client_kill_filter(_type="normal", skipme=True)
+                session = msgspec.structs.replace(FIRST, version=version + 1)
+                await sessions.save(session, expected_version=version)
+                version += 1
+                assert await sessions.load("s1") == session
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_hangs_makes_nobody_hang(own_stores, monkeypatch):
+    monkeypatch.setattr(adapter, "REPLY_SECONDS", 0.2)
+    monkeypatch.setattr(adapter, "PING_SECONDS", 0.1)
+
+    async def scenario():
+        async with connected(own_stores.redis_url) as sessions:
+            await sessions.save(FIRST, expected_version=-1)
+            hung = server(own_stores.data_dir)
+            hung.suspend()
+            try:
+                with pytest.raises(StoreUnavailable):
+                    await sessions.ping()
+                with pytest.raises(StoreUnavailable):
+                    await sessions.load("s1")
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await sessions.load("s1")
+            finally:
+                hung.resume()
+            assert await sessions.load("s1") == FIRST
+
+    asyncio.run(scenario())
+
+
+class LossyLine:
+    """A socket in front of Redis that, when told, cuts the connection in place of the next reply."""
+
+    def __init__(self, socket_path: str, redis_path: str) -> None:
+        self.url = f"unix://{socket_path}?db=14"
+        self.cuts = 0
+        self.replies_lost = 0
+        self._socket_path = socket_path
+        self._redis_path = redis_path
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_unix_server(self._serve, self._socket_path)
+        return self
+
+    async def __aexit__(self, *exc_info):
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader, writer):
+        redis_reader, redis_writer = await asyncio.open_unix_connection(self._redis_path)
+
+        async def forward():
+            while data := await reader.read(65536):
+                redis_writer.write(data)
+            redis_writer.close()
+
+        forwarding = asyncio.create_task(forward())
+        while data := await redis_reader.read(65536):
+            if self.cuts:
+                self.cuts -= 1
+                self.replies_lost += 1
+                break
+            writer.write(data)
+        forwarding.cancel()
+        redis_writer.close()
+        writer.close()
+
+
+def test_a_save_whose_reply_was_lost_succeeds_once(redis_url, tmp_path):
+    redis_path = redis_url.removeprefix("unix://").partition("?")[0]
+
+    async def scenario():
+        async with LossyLine(str(tmp_path / "lossy"), redis_path) as line, connected(line.url) as sessions:
+            await sessions.save(FIRST, expected_version=-1)
+            line.cuts = 1
+            await sessions.save(SECOND, expected_version=1)
+            assert line.replies_lost == 1
+            assert await sessions.load("s1") == SECOND
+            with pytest.raises(StaleSession):
+                await sessions.save(FIRST, expected_version=1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "http://localhost", "redis://localhost:port"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ConfigurationError) as refusal:
+        RedisSessions(url, hook=lambda event: None)
+    assert refusal.value.field == "redis_url"
+
+
+def test_a_closed_store_refuses(redis_url):
+    async def scenario():
+        sessions = RedisSessions(redis_url, hook=lambda event: None)
+        await sessions.ping()
+        await sessions.close()
+        with pytest.raises(StoreUnavailable):
+            await sessions.load("s1")
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def server(data_dir: Path) -> psutil.Process:
+    [pid_file] = (data_dir / "redis").glob("*.pid")
+    return psutil.Process(int(pid_file.read_text()))
