@@ -1,0 +1,371 @@
+"""One turn of the real orchestrator, in virtual time, on the modelled ports that the rehearsals use."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from orchestra import compose
+from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.chat.orchestrator import ChatOrchestrator
+from orchestra.config import Settings
+from orchestra.errors import (
+    BreakerOpen,
+    DeadlineExceeded,
+    InvalidRequest,
+    OrchestraError,
+    Overloaded,
+    PayloadTooLarge,
+    ProviderFailed,
+    SessionUnknown,
+    StoreUnavailable,
+)
+from orchestra.events import BreakerChanged, CallFinished, Event, TurnFinished, TurnStarted, UnexpectedError
+from orchestra.model import ChatReply, ChatRequest, Chunk, Delta, Finish, Prompt
+from orchestra.ports import Ports, Provider
+from sim import loop
+from sim.clock import SimClock
+from sim.distributions import Constant
+from sim.entropy import Streams
+from sim.faults import Fault, Faults, ProviderFailing, ProviderSlow, StoreDown, StoreName
+from sim.provider import ModelledProvider
+from sim.scenario import ProviderModel
+from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
+
+T = TypeVar("T")
+PROVIDER = ProviderModel(
+    capacity=4, first_token=Constant(1.0), per_prompt_token=Constant(0.0), per_token=Constant(0.1), failure_rate=0.0
+)
+FOREVER = {"at": 0.0, "lasts": 3600.0}
+
+
+class House:
+    """An orchestra on modelled ports: a provider of about two seconds a call, stores of a millisecond an operation."""
+
+    def __init__(self, env: loop.SimEnvironment, provider: Provider | None = None, **settings: Any) -> None:
+        self.env = env
+        self.faults = Faults()
+        self.events: list[Event] = []
+        streams = Streams(7)
+        clock = SimClock(env.loop)
+
+        def wire(store: StoreName) -> Wire:
+            return Wire(store, Constant(0.001), streams.stream(store), self.faults)
+
+        self.provider = ModelledProvider(env, PROVIDER, streams.stream("provider"), self.faults)
+        self.conversations = ModelledConversations(wire("conversations"))
+        self.ports = Ports(
+            clock=clock,
+            entropy=streams.stream("orchestra"),
+            sessions=ModelledSessions(clock, wire("sessions")),
+            conversations=self.conversations,
+            memories=ModelledMemories(wire("memories")),
+            embedder=HashingEmbedder(),
+            provider=provider or self.provider,
+            hook=self.events.append,
+        )
+        self.container = compose.build(self.ports, Settings(**settings))
+
+    async def say(self, message: str, **more: str) -> ChatReply:
+        async with self.container.create_scope() as scope:
+            orchestrator = await scope.resolve(ChatOrchestrator)
+            return await orchestrator.handle_chat(ChatRequest(message, **more))
+
+    def told(self, kind: type[T]) -> list[T]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def outcomes(self) -> list[tuple[str, str]]:
+        return [(event.outcome, event.error) for event in self.told(TurnFinished)]
+
+
+def rehearsed(
+    story: Callable[[House], Awaitable[None]], *faults: Fault, provider: Provider | None = None, **settings: Any
+) -> None:
+    """Live through `story` in virtual time, with `faults` in force throughout."""
+    env = loop.SimEnvironment()
+    house = House(env, provider, **settings)
+
+    async def lived() -> None:
+        with ExitStack() as stack:
+            for fault in faults:
+                stack.enter_context(house.faults.injected(fault))
+            await story(house)
+
+    loop.run(lived(), env=env)
+    assert house.provider.busy == house.provider.queued == 0
+    assert len(house.told(TurnStarted)) == len(
+        [each for each in house.told(TurnFinished) if each.error != "overloaded"]
+    )
+
+
+def test_a_reply_is_given_once_the_turn_is_durable() -> None:
+    async def story(house: House) -> None:
+        reply = await house.say("hello")
+        (turn,) = await house.conversations.turns(reply.session_id)
+        assert (turn.id, turn.message, turn.reply, turn.number) == (reply.turn_id, "hello", reply.reply, 1)
+        stored = await house.ports.sessions.load(reply.session_id)
+        assert stored
+        assert stored.version == 1
+        assert reply.degraded == ()
+        (finished,) = house.told(TurnFinished)
+        assert finished.outcome == "answered"
+        assert finished.turn_id == reply.turn_id
+        assert finished.first_token_seconds == pytest.approx(1.001, abs=1e-3)
+        assert finished.seconds > finished.first_token_seconds
+
+    rehearsed(story)
+
+
+def test_a_turn_recalls_what_its_owner_said_elsewhere() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("I sail on Lake Geneva", user_id="ada")
+        second = await house.say("Where do I sail?", user_id="ada")
+        assert second.session_id != first.session_id
+        assert [each.text for each in second.recalled] == ["I sail on Lake Geneva"]
+        third = await house.say("Where do I sail?", user_id="bob")
+        assert third.recalled == ()
+
+    rehearsed(story)
+
+
+def test_history_is_not_recalled_twice() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("I sail on Lake Geneva", user_id="ada")
+        second = await house.say("Where do I sail?", session_id=first.session_id, user_id="ada")
+        assert second.recalled == ()
+
+    rehearsed(story)
+
+
+def test_a_command_needs_neither_provider_nor_memory() -> None:
+    async def story(house: House) -> None:
+        reply = await house.say("/help me")
+        assert reply.engine == "commands"
+        assert [call.target for call in house.told(CallFinished)] == ["commands"]
+        assert (await house.conversations.turns(reply.session_id))[0].engine == "commands"
+
+    rehearsed(story, ProviderFailing(**FOREVER, rate=1.0), StoreDown(**FOREVER, store="memories"))
+
+
+def test_without_memory_a_turn_is_answered_and_says_so() -> None:
+    async def story(house: House) -> None:
+        reply = await house.say("hello")
+        assert reply.degraded == ("memory",)
+        (turn,) = await house.conversations.turns(reply.session_id)
+        assert turn.degraded == ("memory",)
+
+    rehearsed(story, StoreDown(**FOREVER, store="memories"))
+
+
+@pytest.mark.parametrize("store", ["sessions", "conversations"])
+def test_without_a_store_of_record_nothing_is_acknowledged(store: StoreName) -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(StoreUnavailable) as failure:
+            await house.say("hello")
+        assert failure.value.retryable
+        assert house.outcomes == [("failed", "store-unavailable")]
+
+    rehearsed(story, StoreDown(**FOREVER, store=store))
+
+
+def test_a_failing_provider_opens_its_breaker_and_then_turns_are_shed() -> None:
+    async def story(house: House) -> None:
+        for _ in range(3):
+            with pytest.raises(ProviderFailed):
+                await house.say("hello")
+        before = house.env.now
+        with pytest.raises(BreakerOpen) as rejection:
+            await house.say("hello")
+        assert house.env.now - before < 0.1
+        assert rejection.value.retry_after_seconds == pytest.approx(15, abs=1)
+        assert house.outcomes == [("failed", "provider-failed")] * 3 + [("shed", "breaker-open")]
+        assert [(change.breaker, change.after) for change in house.told(BreakerChanged)] == [("unified", "OPEN")]
+
+    rehearsed(story, ProviderFailing(**FOREVER, rate=1.0), breaker_failures_max=3)
+
+
+def test_an_open_breaker_closes_once_the_provider_is_well() -> None:
+    async def story(house: House) -> None:
+        with house.faults.injected(ProviderFailing(**FOREVER, rate=1.0)):
+            for _ in range(3):
+                with pytest.raises(ProviderFailed):
+                    await house.say("hello")
+        await asyncio.sleep(15)
+        for _ in range(2):
+            await house.say("hello")
+        assert [change.after for change in house.told(BreakerChanged)] == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+    rehearsed(story, breaker_failures_max=3)
+
+
+def test_a_provider_that_gives_no_first_token_in_time_has_failed() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(DeadlineExceeded, match="within 20 s"):
+            await house.say("hello")
+        assert house.env.now == pytest.approx(20, abs=0.1)
+        (call,) = (call for call in house.told(CallFinished) if call.target == "unified")
+        assert (call.outcome, call.error) == ("failure", "deadline-exceeded")
+
+    rehearsed(story, ProviderSlow(**FOREVER, factor=30))
+
+
+def test_a_turn_ends_at_its_own_deadline() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(DeadlineExceeded, match="the turn took longer"):
+            await house.say("hello")
+        assert house.env.now == pytest.approx(3, abs=0.1)
+        (call,) = (call for call in house.told(CallFinished) if call.target == "unified")
+        assert call.outcome == "dropped"
+
+    rehearsed(
+        story,
+        ProviderSlow(**FOREVER, factor=30),
+        turn_seconds_max=3,
+        provider_timeout_seconds=3,
+        provider_first_token_seconds=3,
+        store_seconds_max=3,
+    )
+
+
+def test_turns_beyond_the_bound_are_shed_at_once() -> None:
+    async def story(house: House) -> None:
+        results = await asyncio.gather(*(house.say(f"hello {n}") for n in range(5)), return_exceptions=True)
+        assert [type(result) for result in results] == [ChatReply] * 3 + [Overloaded] * 2
+        await house.say("there is room again")
+        assert sorted(house.outcomes) == [("answered", "")] * 4 + [("shed", "overloaded")] * 2
+
+    rehearsed(story, turns_inflight_max=3)
+
+
+@pytest.mark.parametrize(
+    ("share", "before_end_seconds"),
+    [(0.0, -0.0005), (0.2, 0), (0.7, 0), (1.0, 0.0015), (1.0, 0.0005)],
+    ids=["session", "first token", "answer", "conversation write", "session write"],
+)
+def test_a_cancelled_turn_gives_everything_back(share: float, before_end_seconds: float) -> None:
+    async def story(house: House) -> None:
+        first = await house.say("hello")
+        await house.say("never mind", session_id=first.session_id)
+        after_seconds = house.told(TurnFinished)[-1].seconds * share - before_end_seconds
+        begun = asyncio.create_task(house.say("never mind", session_id=first.session_id))
+        await asyncio.sleep(after_seconds)
+        begun.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await begun
+        assert house.outcomes[-1] == ("failed", "cancelled")
+        assert not house.told(BreakerChanged)
+        later = await house.say("still there?", session_id=first.session_id)
+        messages = [turn.message for turn in await house.conversations.turns(later.session_id)]
+        assert messages[0] == "hello"
+        assert messages[-1] == "still there?"
+        stored = await house.ports.sessions.load(later.session_id)
+        assert stored
+        assert [message.content for message in stored.messages if message.role == "user"] == messages
+
+    rehearsed(story, turns_inflight_max=1)
+
+
+def test_turns_of_one_session_see_each_other() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("turn 0")
+        await asyncio.gather(*(house.say(f"turn {n}", session_id=first.session_id) for n in range(1, 6)))
+        turns = await house.conversations.turns(first.session_id)
+        assert [turn.message for turn in turns] == [f"turn {n}" for n in range(6)]
+        assert [turn.number for turn in turns] == list(range(1, 7))
+
+    rehearsed(story)
+
+
+class Planted:
+    """A provider with a defect planted on purpose: no model of one, for no real one may do this."""
+
+    name = "planted"
+
+    def __init__(self, *chunks: Chunk, then: Exception | None = None) -> None:
+        self._chunks = chunks
+        self._then = then
+
+    async def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        for chunk in self._chunks:
+            yield chunk
+        if self._then:
+            raise self._then
+
+
+def test_an_answer_without_an_end_was_cut_off() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(ProviderFailed, match="cut off"):
+            await house.say("hello")
+        assert house.outcomes == [("failed", "provider-failed")]
+
+    rehearsed(story, provider=Planted(Delta("half an ans")))
+
+
+def test_a_defect_is_told_to_the_log_and_not_to_the_client() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(OrchestraError) as failure:
+            await house.say("hello")
+        assert type(failure.value) is OrchestraError
+        assert "secret" not in failure.value.detail
+        (defect,) = house.told(UnexpectedError)
+        assert "ValueError: a secret detail" in defect.traceback
+        assert house.outcomes == [("failed", "internal")]
+
+    rehearsed(story, provider=Planted(Delta("a"), then=ValueError("a secret detail")))
+
+
+def test_an_empty_answer_is_an_answer() -> None:
+    async def story(house: House) -> None:
+        assert (await house.say("hello")).reply == ""
+
+    rehearsed(story, provider=Planted(Finish("content_filter", "planted")))
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "field"),
+    [
+        (ChatRequest(""), InvalidRequest, "$.message"),
+        (ChatRequest(" \n"), InvalidRequest, "$.message"),
+        (ChatRequest("a\0"), InvalidRequest, "$.message"),
+        (ChatRequest("a\ud800"), InvalidRequest, "$.message"),
+        (ChatRequest("a" * 100_001), PayloadTooLarge, "$.message"),
+        (ChatRequest("a", session_id="no/slash"), InvalidRequest, "$.session_id"),
+        (ChatRequest("a", session_id=""), InvalidRequest, "$.session_id"),
+        (ChatRequest("a", user_id="x" * 129), InvalidRequest, "$.user_id"),
+    ],
+)
+def test_an_invalid_request_is_no_turn(request_: ChatRequest, error: type[OrchestraError], field: str) -> None:
+    async def story(house: House) -> None:
+        async with house.container.create_scope() as scope:
+            orchestrator = await scope.resolve(ChatOrchestrator)
+            with pytest.raises(error) as refusal:
+                await orchestrator.handle_chat(request_)
+        assert refusal.value.field == field
+        assert house.events == []
+
+    rehearsed(story)
+
+
+def test_an_unknown_session_is_a_failed_turn() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(SessionUnknown):
+            await house.say("hello", session_id="nobody")
+        assert house.outcomes == [("failed", "session-unknown")]
+
+    rehearsed(story)
+
+
+def test_ports_are_the_givers_to_close() -> None:
+    async def story(house: House) -> None:
+        await house.say("hello")
+        await house.container.dispose()
+        other = compose.build(replace(house.ports), Settings())
+        async with other.create_scope() as scope:
+            orchestrator = await scope.resolve(ChatOrchestrator)
+            assert (await orchestrator.handle_chat(ChatRequest("hello"))).reply
+
+    rehearsed(story)
