@@ -3,12 +3,16 @@
 import math
 import re
 import unicodedata
+from functools import lru_cache
 from zlib import crc32
 
 from orchestra import limits
 
 TRIGRAM_WEIGHT = 0.3
 """A trigram's weight beside a whole word's 1: brings `sailor` near `sail`, and too little to tie unrelated words."""
+
+TERMS_REMEMBERED_MAX = 10_000
+"""Terms whose hashes are kept: conversations use the same few thousand words again and again."""
 
 _WORD = re.compile(r"[^\W_]+")
 _STOP_WORDS = frozenset(
@@ -48,15 +52,21 @@ class HashingEmbedder:
         """Return the unit vector of `text`, of `limits.EMBEDDING_DIMENSIONS` components."""
         vector = [0.0] * limits.EMBEDDING_DIMENSIONS
         for term in terms(text[: limits.MEMORY_CHARS_MAX]):
-            _add(vector, term, 1.0)
-            framed = f"^{term}$"
-            for start in range(len(framed) - 2):
-                _add(vector, framed[start : start + 3], TRIGRAM_WEIGHT)
-        norm = math.sqrt(math.fsum(each * each for each in vector))
+            for component, weight in _weights(term):
+                vector[component] += weight
+        norm = math.hypot(*vector)
         # Nothing to hash (or, in theory, all of it cancelled): a fixed unit vector, since every store wants one.
-        return tuple(each / norm for each in vector) if norm else _EMPTY
+        return tuple([each / norm for each in vector]) if norm else _EMPTY
 
 
-def _add(vector: list[float], feature: str, weight: float) -> None:
+@lru_cache(TERMS_REMEMBERED_MAX)
+def _weights(term: str) -> tuple[tuple[int, float], ...]:
+    """Return what a term adds to which components: itself, and its trigrams between marks of its ends."""
+    framed = f"^{term}$"
+    trigrams = (framed[start : start + 3] for start in range(len(framed) - 2))
+    return (_weight(term, 1.0), *(_weight(trigram, TRIGRAM_WEIGHT) for trigram in trigrams))
+
+
+def _weight(feature: str, weight: float) -> tuple[int, float]:
     hashed = crc32(feature.encode("utf-8", "surrogatepass"))
-    vector[hashed % limits.EMBEDDING_DIMENSIONS] += weight if hashed & 0x8000_0000 else -weight
+    return hashed % limits.EMBEDDING_DIMENSIONS, weight if hashed & 0x8000_0000 else -weight
