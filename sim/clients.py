@@ -1,7 +1,7 @@
-"""The clients of a simulated world: they come when they had meant to, whatever the service does, and count what they got.
+"""The clients of a simulated world: they come when they had meant to, whatever the service does, and count replies.
 
-There are two doors to come in by: `orchestrator_door` calls the orchestrator as a request handler does, in a scope of the
-container; `service_door` posts to the whole Sanic app through ASGI. Both tell a failure by the stable kind of its error.
+There are two doors to come in by: `orchestrator_door` calls the orchestrator as a request handler does, in a scope of
+the container; `service_door` posts to the whole Sanic app through ASGI. Both tell a failure by its error's stable kind.
 """
 
 from __future__ import annotations

@@ -333,8 +333,8 @@ def _accounted(evidence: Evidence) -> tuple[bool, str]:
             complete = True
     total = sum(outcomes.values())
     text = " + ".join(f"{count:,} {name}" for name, count in outcomes.items())
-    open_ends = {"arrivals": arrived, "turns": turns, "provider calls": calls}
-    loose = [f"{n} {name} open" for name, ends in open_ends.items() if (n := sum(map(bool, ends.values())))]
+    open_ends = {"arrivals": arrived.values(), "turns": turns.values(), "provider calls": calls.values()}
+    loose = [f"{n} {name} open" for name, ends in open_ends.items() if (n := sum(map(bool, ends)))]
     if loose or total != len(arrived) or not complete:
         return False, f"{text} of {len(arrived):,}; {', '.join(loose) or 'the run was cut off'}"
     return True, f"{text} = {total:,}"

@@ -1,8 +1,8 @@
 """What goes wrong, as plain data, and what is wrong right now.
 
-A fault is a verdict with a scope (turmoil's rules): while the scope is open, a model that asks is told; leaving the scope,
-however it is left, lifts the fault. Each operation that a fault really changed touches it; one that touched none proves
-nothing, and a run with it is inconclusive, not green.
+A fault is a verdict with a scope (turmoil's rules): while the scope is open, a model that asks is told; leaving it,
+however that happens, lifts the fault. Each operation that a fault really changed touches it; one that touched none
+proves nothing, and a run with it is inconclusive, not green.
 """
 
 from __future__ import annotations

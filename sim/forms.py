@@ -1,11 +1,11 @@
-"""Reads strict YAML into typed structs, and says everything that is wrong at once, each with line, column, path and cure.
+"""Reads strict YAML into typed structs, and says all that is wrong at once, each with line, column, path and cure.
 
-A form is made from a type: it reads a YAML node into a value of that type, and writes the JSON Schema of what it reads, so
-that the two cannot differ. PyYAML's node tree is used instead of loaded objects because only nodes know where
-they stand in the file, and because loading would already have lost duplicate keys and turned ``on`` into True.
+A form is made from a type: it reads a YAML node into a value of that type, and writes the JSON Schema of what it reads,
+so that the two cannot differ. PyYAML's node tree is used instead of loaded objects because only nodes know where they
+stand in the file, and because loading would already have lost duplicate keys and turned ``on`` into True.
 
-What YAML allows beyond plain data is refused by name: anchors and aliases (a "billion laughs" file of one kilobyte unfolds
-to gigabytes), tags, merge keys, several documents.
+What YAML allows beyond plain data is refused by name: anchors and aliases (a "billion laughs" file of one kilobyte
+unfolds to gigabytes), tags, merge keys, several documents.
 """
 
 from __future__ import annotations
@@ -421,32 +421,28 @@ def _tagged_form(structs: Iterable[type[msgspec.Struct]]) -> Form:
     return OneOfForm({str(struct.__struct_config__.tag): StructForm(struct) for struct in structs})
 
 
+_BY_MARK: dict[type, Callable[[Any], Form]] = {
+    Quantity: _quantity_form,
+    Spread: _spread_form,
+    Bound: _bound_form,
+    Whole: _whole_form,
+    Table: TableForm,
+    OneOf: lambda mark: _tagged_form(mark.structs),
+}
+
+
 def form_of(kind: Any) -> Form:
-    """Make the form of a type: a struct, a tagged union of structs, a tuple, a Literal, a str, or an Annotated scalar."""
-    extras = getattr(kind, "__metadata__", ())
-    for extra in extras:
-        if isinstance(extra, Quantity):
-            return _quantity_form(extra)
-        if isinstance(extra, Spread):
-            return _spread_form(extra)
-        if isinstance(extra, Bound):
-            return _bound_form(extra)
-        if isinstance(extra, Whole):
-            return _whole_form(extra)
-        if isinstance(extra, Table):
-            return TableForm(extra)
-        if isinstance(extra, OneOf):
-            return _tagged_form(extra.structs)
+    """Make the form of a type: what its annotation marks, else a struct, a union of them, a tuple, Literal or str."""
+    for extra in getattr(kind, "__metadata__", ()):
+        if type(extra) in _BY_MARK:
+            return _BY_MARK[type(extra)](extra)
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return form_of(arguments[0])
     if origin in (Union, UnionType):
         members = [member for member in arguments if member is not NoneType]
-        if len(members) == 1:
-            return form_of(members[0])
-        return _tagged_form(members)
-    if origin is tuple:
-        return SequenceForm(form_of(arguments[0]))
+        return form_of(members[0]) if len(members) == 1 else _tagged_form(members)
+    if origin in (Annotated, tuple):
+        inner = form_of(arguments[0])
+        return inner if origin is Annotated else SequenceForm(inner)
     if origin is Literal:
         return _choice_form(arguments)
     if kind is str:
@@ -477,6 +473,7 @@ def _refuse_beyond_data(text: str, source: str) -> None:
     problems: list[Problem] = []
 
     def refuse(event: yaml.Event, message: str) -> None:
+        assert event.start_mark is not None  # every event of a parsed text has one
         problems.append(Problem(event.start_mark.line + 1, event.start_mark.column + 1, "", message))
 
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -490,8 +487,8 @@ def _refuse_beyond_data(text: str, source: str) -> None:
                 refuse(event, f"the alias *{event.anchor} is not supported: write the value out")
             elif event.anchor is not None:
                 refuse(event, f"the anchor &{event.anchor} is not supported: remove it and write values out")
-            if getattr(event, "tag", None) is not None:
-                refuse(event, f"the tag {event.tag} is not supported: remove it")
+            if (tag := getattr(event, "tag", None)) is not None:
+                refuse(event, f"the tag {tag} is not supported: remove it")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

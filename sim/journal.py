@@ -1,6 +1,6 @@
 """The append-only history of a run: what the orchestra tells about itself, and what the world around it did.
 
-Every checker and plot reads a journal and nothing else. A journal is one hook (`orchestra.events.Hook`); in a file it is
+Every checker and plot reads a journal and nothing else. A journal is a hook (`orchestra.events.Hook`); in a file it is
 JSON lines with sorted keys. Times are rounded to the microsecond when recorded, so that the last bits of a machine's
 floating point do not tell two equal histories apart.
 """
@@ -21,6 +21,7 @@ from orchestra import events
 from orchestra.events import TurnOutcome
 
 TIME_DIGITS = 6
+_FREE_TEXTS = ("correlation_id", "session", "session_id", "span_id", "turn_id", "traceback", "detail", "reason", "what")
 
 
 class RunStarted(Struct, frozen=True, tag="run_started"):
@@ -210,18 +211,24 @@ class Journal:
     def frame(self) -> pd.DataFrame:
         """Return one row an entry: `at` (seconds), `event` (its tag), and a typed column for every field of any event.
 
-        Numbers are `float64` (seconds) or `Int64`, texts `string`, and missing where an event has no such field. Trace
-        ids and settings are left to the entries themselves; several `degraded` features are joined by commas.
+        Seconds are `float64`, other numbers `Int64`, ids and free texts `string`, words of a small vocabulary
+        `category`; missing where an event has no such field. Trace ids and settings are left to the entries themselves;
+        several `degraded` features are joined by commas.
         """
-        columns: dict[str, list[Any]] = {name: [] for name in ("at", "event", *_COLUMNS)}
-        for entry in self._entries:
-            values = msgspec.structs.asdict(entry)
-            values["event"] = entry.__struct_config__.tag
-            for name, column in columns.items():
-                value = values.get(name)
-                column.append(",".join(value) if isinstance(value, tuple) else value)
-        types = {"at": "float64", "event": "string", **_COLUMNS}
-        return pd.DataFrame({name: pd.array(column, dtype=types[name]) for name, column in columns.items()})
+        rows: dict[type[Struct], list[int]] = {}
+        for index, entry in enumerate(self._entries):
+            rows.setdefault(type(entry), []).append(index)
+        columns: dict[str, Any] = {"at": [entry.at for entry in self._entries]}
+        columns |= {name: [None] * len(self._entries) for name in ("event", *_COLUMNS)}
+        for kind, indices in rows.items():
+            tag = str(kind.__struct_config__.tag)
+            for name in ("event", *(name for name in kind.__struct_fields__ if name in _COLUMNS)):
+                column = columns[name]
+                for index in indices:
+                    value = tag if name == "event" else getattr(self._entries[index], name)
+                    column[index] = ",".join(value) if isinstance(value, tuple) else value
+        types = {"at": "float64", "event": "category", **_COLUMNS}
+        return pd.DataFrame({name: pd.Series(column, dtype=types[name]) for name, column in columns.items()})
 
 
 def _portable(traceback: str) -> str:
@@ -240,7 +247,8 @@ def _column_types() -> dict[str, str]:
     for name in sorted(names):
         hint = str(names[name])
         if "dict" not in hint:
-            types[name] = "float64" if "float" in hint else "Int64" if "int" in hint else "string"
+            text = "string" if name in _FREE_TEXTS else "category"
+            types[name] = "float64" if "float" in hint else "Int64" if "int" in hint else text
     return types
 
 

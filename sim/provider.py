@@ -1,8 +1,8 @@
 """An LLM endpoint as a queueing model: so many calls at once, the rest wait, and a call's time follows from its tokens.
 
-It implements the port `orchestra.ports.Provider` on a `simpy.Resource`. A call waits for a slot, then reads its prompt (the
-time to first token grows with the prompt's tokens), then writes token by token. For speed an answer comes in two pieces,
-the first at the time of the first token and the rest at the end; no time in it depends on more.
+It implements the port `orchestra.ports.Provider` on a `simpy.Resource`. A call waits for a slot, then reads its prompt
+(the time to first token grows with the prompt's tokens), then writes token by token. For speed an answer comes in two
+pieces, the first at the time of the first token and the rest at the end; no time in it depends on more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(prompt: Prompt) -> Tokens:
-    """Estimate the tokens of `prompt`, and let an answer be as long as the model's text: what costs a call without a plan."""
+    """Return what a call without a plan costs: the prompt's estimated tokens, and those of the model's own text."""
     read = sum(estimated_tokens(message.content) for message in prompt.messages)
     read += sum(estimated_tokens(memory.text) for memory in prompt.recalled)
     return Tokens(read, estimated_tokens("".join(_answer(prompt))))

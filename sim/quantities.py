@@ -128,7 +128,7 @@ def comparison(text: str, quantity: Callable[[str], float]) -> Comparison:
 
 
 class Quantity(NamedTuple):
-    """How a value with a unit is written: a reader that raises ValueError, the JSON Schema of what it takes, an example."""
+    """How a value with a unit is written: a reader that raises ValueError, the schema of what it takes, an example."""
 
     read: Callable[[str], float]
     schema: dict[str, Any]
@@ -169,14 +169,9 @@ def show_duration(seconds: float) -> str:
     """Write `seconds` for a reader, about three digits: ``0``, ``350ms``, ``4.2s``, ``1min 30s``."""
     if math.isnan(seconds):
         return "-"
-    if seconds == 0:
-        return "0s"
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f}us"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f}ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f}s".replace(".0s", "s")
+    for below, factor, digits, unit in ((0.0009995, 1e6, 0, "us"), (0.9995, 1e3, 0, "ms"), (9.95, 1, 1, "s")):
+        if 0 < seconds < below:
+            return f"{seconds * factor:.{digits}f}{unit}".replace(".0s", "s")
     if seconds < 119.5:
         return f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)

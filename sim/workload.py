@@ -1,8 +1,8 @@
 """Who asks what, when: arrivals from a seeded open loop, or from a recorded trace.
 
-An open loop sends at its own rate whatever the service does, as the public does; a closed one slows down with the service
-and so hides its stalls ("coordinated omission"). Light on purpose: Locust drives real servers with the same arrivals, so
-nothing here knows SimPy, pandas or the orchestra.
+An open loop sends at its own rate whatever the service does, as the public does; a closed one slows down with the
+service and so hides its stalls ("coordinated omission"). Light on purpose: Locust drives real servers with the same
+arrivals, so nothing here knows SimPy, pandas or the orchestra.
 """
 
 from __future__ import annotations

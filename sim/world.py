@@ -1,7 +1,7 @@
 """One scenario, lived through: the real orchestrator with modelled ports, in virtual time and cut off from reality.
 
 `rehearse` is the whole of it. The orchestra is wired by the same `orchestra.compose.build` as the live service and
-never knows; everything around it (clients, provider, stores, faults) is a process of one SimPy environment. Each draws from a
+never knows; everything around it (clients, provider, stores, faults) lives in one SimPy environment. Each draws from a
 stream of its own, so that a fault more or less does not reshuffle the arrivals.
 """
 
@@ -153,9 +153,7 @@ class World:
     async def _story(self, crowd: Crowd) -> None:
         """Run clients and faults to their end, watched."""
         scenario = self.scenario
-        self._record(
-            RunStarted(0.0, scenario.name, self._seed, self._door_name, scenario.duration, scenario.settings)
-        )
+        self._record(RunStarted(0.0, scenario.name, self._seed, self._door_name, scenario.duration, scenario.settings))
         async with asyncio.TaskGroup() as watching:
             monitor = watching.create_task(self._monitor(crowd))
             async with asyncio.TaskGroup() as story:
@@ -182,9 +180,7 @@ class World:
     async def _monitor(self, crowd: Crowd) -> None:
         while True:
             try:
-                self._watch(
-                    Progress(self.env.now, self.scenario.duration, crowd.arrived, **crowd.counts)
-                )
+                self._watch(Progress(self.env.now, self.scenario.duration, crowd.arrived, **crowd.counts))
             except Aborted:
                 self._recording = False  # what the end of all tasks tells now is no part of the story
                 raise

@@ -1,0 +1,179 @@
+"""`orchestra sim`: rehearse a scenario on the real orchestrator in virtual time, and say what it proved.
+
+Exit codes: 0 passed, 1 an expectation failed, 2 invalid input, 3 baseline unhealthy, 4 a fault touched nothing,
+5 clean-up failed, 6 aborted.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from sim import scenario as scenarios
+from sim import timeline
+from sim.clients import DOORS, DoorName
+from sim.forms import Unreadable, nearest
+from sim.isolation import Leak
+from sim.loop import Deadlock, Livelock
+from sim.quantities import show_duration
+from sim.scenario import Scenario
+from sim.verdict import Status
+from sim.workload import Replay, TraceBroken, read_trace
+from sim.world import Aborted, Progress, Run, Watch, rehearse
+
+SEED_MAX = 2**63 - 1
+
+app = typer.Typer(
+    help="Rehearse scenarios on the real orchestrator, in virtual time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run(  # noqa: PLR0917 - a command's options; nobody gives them by position
+    scenario: Annotated[Path | None, typer.Argument(help="Scenario file (YAML); optional with --trace.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Same scenario and seed, same run.")] = 0,
+    door: Annotated[str, typer.Option(help="Where clients come in: orchestrator, or service (the whole app).")] = DOORS[
+        0
+    ],
+    journal: Annotated[Path | None, typer.Option(help="Write what happened here, as JSON lines.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report with plots here, as one HTML file.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Replay recorded arrivals (TIMESTAMP,ContextTokens,GeneratedTokens).")
+    ] = None,
+) -> None:
+    """Run a scenario and print its timeline and verdict."""
+    story = _story(scenario, trace)
+    way_in = _door(door)
+    for path in (journal, report):
+        _refuse_unwritable(path)
+    with _interruptible() as watch:
+        try:
+            done = rehearse(story, seed=seed, door=way_in, watch=watch)
+        except (Leak, Deadlock, Livelock) as defect:
+            _fail(f"the run cannot go on: {defect}", Status.FAILED)
+    if journal is not None:
+        done.journal.write(journal)
+    if report is not None:
+        from sim import report as reports  # noqa: PLC0415 - draws with matplotlib, which takes a second to import
+
+        reports.write(done, report)
+    console = _console(sys.stdout.isatty())
+    console.print(timeline.render(done, _again(scenario, trace, done), console), soft_wrap=False)
+    raise typer.Exit(done.verdict.exit_code)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    typer.echo(json.dumps(scenarios.schema(), indent=2))
+
+
+def _story(path: Path | None, trace: Path | None) -> Scenario:
+    try:
+        story = scenarios.load(path) if path is not None else None
+        if trace is not None:
+            return scenarios.replaying(_recorded(trace), story)
+    except (Unreadable, TraceBroken) as wrong:
+        _fail(str(wrong), Status.INVALID)
+    if story is None:
+        _fail("name a scenario file, or arrivals to replay with --trace FILE", Status.INVALID)
+    return story
+
+
+def _recorded(path: Path) -> Replay:
+    try:
+        return read_trace(path)
+    except OSError as wrong:
+        raise TraceBroken(str(path), f"cannot be read ({wrong.strerror}): check the path") from None
+
+
+def _door(name: str) -> DoorName:
+    known = {str(door): door for door in DOORS}
+    if name not in known:
+        _fail(f"there is no door {name!r}: {nearest(name, list(DOORS))}", Status.INVALID)
+    return known[name]
+
+
+def _refuse_unwritable(path: Path | None) -> None:
+    """Find out before the run, not after it."""
+    if path is None:
+        return
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as wrong:
+        _fail(f"{path} cannot be written ({wrong.strerror}): choose another place", Status.INVALID)
+
+
+def _fail(message: str, status: Status) -> NoReturn:
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(status.value)
+
+
+def _console(terminal: bool) -> Console:
+    console = Console(highlight=False)
+    console.width = min(console.width, timeline.COLUMNS_MAX) if terminal else timeline.COLUMNS_MAX
+    return console
+
+
+def _again(scenario: Path | None, trace: Path | None, done: Run) -> str:
+    words = ["orchestra", "sim", "run"]
+    words += [str(scenario)] if scenario is not None else []
+    words += ["--trace", str(trace)] if trace is not None else []
+    words += ["--seed", str(done.seed)]
+    words += ["--door", done.door] if done.door != DOORS[0] else []
+    return shlex.join(words)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Watch]:
+    """Yield a watch that draws progress on a terminal, and ends the run at the next stop after a signal.
+
+    A signal only leaves a note: raised in the midst of simulated code, `KeyboardInterrupt` would be part of the story.
+    Asked twice, it interrupts at once.
+    """
+    asked: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"))
+    # no refreshing thread, which a simulated world does not allow, and no times, which would be virtual
+    bar = Bar(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
+    drawn = bar.add_task("", counts="")
+
+    def watch(progress: Progress) -> None:
+        if asked:
+            raise Aborted
+        if not bar.disable:
+            counts = f"{progress.answered:,} answered  {progress.failed:,} failed  {progress.shed:,} shed"
+            at = min(progress.virtual_seconds, progress.duration_seconds)
+            bar.update(
+                drawn, description=show_duration(at), completed=at, total=progress.duration_seconds, counts=counts
+            )
+            bar.refresh()
+
+    try:
+        with bar:
+            yield watch
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
