@@ -6,6 +6,7 @@ Exit codes: 0 passed, 1 an expectation failed, 2 invalid input, 3 baseline unhea
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import signal
@@ -43,7 +44,7 @@ app = typer.Typer(
 
 
 @app.command()
-def run(  # noqa: PLR0917 - a command's options; nobody gives them by position
+def run(
     scenario: Annotated[Path | None, typer.Argument(help="Scenario file (YAML); optional with --trace.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Same scenario and seed, same run.")] = 0,
     door: Annotated[str, typer.Option(help="Where clients come in: orchestrator, or service (the whole app).")] = DOORS[
@@ -58,9 +59,9 @@ def run(  # noqa: PLR0917 - a command's options; nobody gives them by position
     """Run a scenario and print its timeline and verdict."""
     story = _story(scenario, trace)
     way_in = _door(door)
-    for path in (journal, report):
-        _refuse_unwritable(path)
     with _interruptible() as watch:
+        for path in (journal, report):
+            _refuse_unwritable(path)
         try:
             done = rehearse(story, seed=seed, door=way_in, watch=watch)
         except (Leak, Deadlock, Livelock) as defect:
@@ -125,6 +126,8 @@ def _fail(message: str, status: Status) -> NoReturn:
 
 
 def _console(terminal: bool) -> Console:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a scenario's words may be beyond what a terminal knows
     console = Console(highlight=False)
     console.width = min(console.width, timeline.COLUMNS_MAX) if terminal else timeline.COLUMNS_MAX
     return console

@@ -20,10 +20,16 @@ from orchestra.adapters.pgvector import PgvectorMemories
 from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.redis import RedisSessions
 from orchestra.ports import ConversationStore, MemoryStore, SessionStore
+from sim.clock import SimClock
+from sim.distributions import Exponential
+from sim.entropy import Streams
+from sim.faults import Faults, StoreName
+from sim.loop import run as virtually
+from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
 
-SESSION_STORES = ["inprocess_sessions", "redis_sessions"]
-CONVERSATION_STORES = ["inprocess_conversations", "postgres_conversations"]
-MEMORY_STORES = ["inprocess_memories", "pgvector_memories"]
+SESSION_STORES = ["inprocess_sessions", "modelled_sessions", "redis_sessions"]
+CONVERSATION_STORES = ["inprocess_conversations", "modelled_conversations", "postgres_conversations"]
+MEMORY_STORES = ["inprocess_memories", "modelled_memories", "pgvector_memories"]
 
 Store = TypeVar("Store")
 Elapse = Callable[[float], Awaitable[None]]
@@ -116,6 +122,38 @@ def inprocess_memories() -> Contract[MemoryStore]:
         yield InProcessMemories()
 
     return Contract(make)
+
+
+def _wire(store: StoreName) -> Wire:
+    return Wire(store, Exponential(0.002), Streams(0).stream(store), Faults())
+
+
+@pytest.fixture
+def modelled_sessions() -> Contract[Sessions]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Sessions]:
+        clock = SimClock(asyncio.get_running_loop())
+        yield Sessions(ModelledSessions(clock, _wire("sessions")), asyncio.sleep)
+
+    return Contract(make, virtually)
+
+
+@pytest.fixture
+def modelled_conversations() -> Contract[ConversationStore]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[ConversationStore]:
+        yield ModelledConversations(_wire("conversations"))
+
+    return Contract(make, virtually)
+
+
+@pytest.fixture
+def modelled_memories() -> Contract[MemoryStore]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[MemoryStore]:
+        yield ModelledMemories(_wire("memories"))
+
+    return Contract(make, virtually)
 
 
 @pytest.fixture

@@ -10,6 +10,12 @@ from orchestra import limits
 from orchestra.adapters.offline import OfflineProvider
 from orchestra.model import Chunk, Delta, Finish, Message, Prompt, Recollection
 from orchestra.ports import Provider
+from sim.entropy import Streams
+from sim.faults import Faults
+from sim.loop import SimEnvironment
+from sim.loop import run as virtually
+from sim.provider import ModelledProvider
+from sim.scenario import ProviderModel
 
 Check = Callable[[Provider], Awaitable[None]]
 
@@ -26,7 +32,13 @@ def on_openai(check: Check, openai_server: Any) -> None:
     asyncio.run(main())
 
 
-RUNNERS = {"offline": on_offline, "openai": on_openai}
+def on_modelled(check: Check, _: Any) -> None:
+    env = SimEnvironment()
+    provider = ModelledProvider(env, ProviderModel(capacity=2), Streams(0).stream("provider"), Faults())
+    virtually(check(provider), env=env)
+
+
+RUNNERS = {"offline": on_offline, "openai": on_openai, "modelled": on_modelled}
 
 
 @pytest.fixture(params=RUNNERS)
