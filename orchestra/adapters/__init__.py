@@ -1,0 +1,1 @@
+"""What meets the outside: each module implements a port on a real clock, store or provider."""
