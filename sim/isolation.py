@@ -331,8 +331,8 @@ def _collect_at_fixed_steps(env: SimEnvironment, undo: ExitStack) -> None:
     gc.disable()
     gc.freeze()
     undo.callback(gc.unfreeze)
-    undo.callback(setattr, env.loop, "collect_every_steps", env.loop.collect_every_steps)
-    env.loop.collect_every_steps = COLLECT_EVERY_STEPS
+    undo.callback(env.loop.collect_garbage_every, 0)
+    env.loop.collect_garbage_every(COLLECT_EVERY_STEPS)
 
 
 def _put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
