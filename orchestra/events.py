@@ -59,8 +59,6 @@ class CallFinished(Struct, frozen=True, tag="call_finished"):
     outcome: CallOutcome
     error: str
     seconds: float
-    span_id: str = ""
-    trace: TraceContext | None = None
 
 
 class StoreFinished(Struct, frozen=True, tag="store_finished"):

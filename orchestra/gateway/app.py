@@ -25,6 +25,7 @@ from orchestra.gateway import apidoc, http, probes
 from orchestra.gateway.problems import problem_response, translated
 from orchestra.gateway.tracing import correlation_id_of, trace_of
 from orchestra.ports import Ports
+from orchestra.telemetry import correlation
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ async def _arrive(request: Request) -> None:
     entropy = request.app.ctx.service.ports.entropy
     request.ctx.started = asyncio.get_running_loop().time()
     request.ctx.correlation_id = correlation_id_of(request.headers, entropy)
+    correlation.set(request.ctx.correlation_id)  # for lines that libraries log
     request.ctx.trace = trace_of(request.headers, entropy)
 
 

@@ -64,11 +64,9 @@ class Traces:
         match event:
             case TurnStarted():
                 self._running.setdefault(event.correlation_id, deque(maxlen=CHILDREN_MAX))
-            case CallFinished(trace=None) | StoreFinished():
+            case CallFinished() | StoreFinished():
                 if (children := self._running.get(event.correlation_id)) is not None:
                     children.append(event)
-            case CallFinished(trace=TraceContext() as trace, span_id=span_id):
-                self._send_child(event, trace, span_id or _derived(trace, event.target), self._now() - event.at)
             case TurnFinished():
                 children = self._running.pop(event.correlation_id, deque())
                 if event.trace is not None and event.trace.sampled:

@@ -84,12 +84,6 @@ def test_calls_and_store_operations_are_the_turns_children_in_their_time(events,
     assert store.kind == store.SPAN_KIND_CLIENT
 
 
-def test_a_call_that_knows_its_span_is_sent_by_itself_with_that_id(clock, trace):
-    call = CallFinished(1.0, "c-1", "unified", "success", "", 0.5, span_id="00000000000000aa", trace=trace)
-    ((span, _),) = received([call], clock)
-    assert (span.span_id.hex(), span.parent_span_id.hex()) == ("00000000000000aa", trace.span_id)
-
-
 def test_a_turn_that_was_not_sampled_sends_nothing(events, clock, trace):
     unsampled = msgspec.structs.replace(trace, sampled=False)
     events = [
