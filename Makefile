@@ -40,7 +40,7 @@ bench: $(DEV) ## measure; one JSON object a line: name, value, unit, against
 	@$(BIN)/python -m tests.benchmarks
 
 lab: $(DEV) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --allow-root --ServerApp.root_dir=notebooks
 
 chaos: $(RUN) ## rehearse every scenario in chaos/scenarios; the exit code is that of the last one that did not pass
 	@status=0; \
