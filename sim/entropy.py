@@ -34,9 +34,9 @@ class Stream(random.Random):
         super().__init__(seed)
         self.name = name
 
-    def hex(self, n_bytes: int) -> str:
-        """Return `n_bytes` random bytes in hexadecimal (`2 * n_bytes` characters), for ids."""
-        return self.randbytes(n_bytes).hex()
+    def hex(self, byte_count: int) -> str:
+        """Return `byte_count` random bytes in hexadecimal (`2 * byte_count` characters), for ids."""
+        return self.randbytes(byte_count).hex()
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r}>"

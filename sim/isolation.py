@@ -306,8 +306,8 @@ def _seed_of_bare_random(self: random.Random, a: Any = None, version: int = 2) -
 
 
 def _settle_process(isolation: Isolation, undo: ExitStack) -> None:
-    _put(undo, threading.Thread, "start", _trapped_method(threading.Thread.start, "Thread.start", _NO_THREADS))
-    _put(undo, threading.Condition, "wait", _trapped_method(threading.Condition.wait, "Condition.wait", _NO_THREADS))
+    _put(undo, threading.Thread, "start", _start)
+    _put(undo, threading.Condition, "wait", _wait)
     _put(undo, sys, "dont_write_bytecode", True)
     now = isolation.clock.now()
     start: Any = vars(logging)["_startTime"]  # log records tell the time since; nanoseconds from Python 3.13 on
@@ -343,16 +343,24 @@ def _put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
 _NO_THREADS = "use run_in_executor, which runs inline here, or a SimPy process"
 
 
-def _trapped_method(real: Callable[..., Any], what: str, cure: str) -> Callable[..., Any]:
-    @functools.wraps(real)
-    def trapped(*args: Any, **options: Any) -> Any:
-        isolation = _simulated()
-        if isolation is not None:
-            raise isolation.leak(f"threading.{what}", cure)
-        return real(*args, **options)
+@functools.wraps(threading.Thread.start)
+def _start(thread: threading.Thread) -> None:
+    isolation = _simulated()
+    if isolation is not None:
+        raise isolation.leak("threading.Thread.start", _NO_THREADS)
+    _REAL_START(thread)
 
-    return trapped
 
+@functools.wraps(threading.Condition.wait)
+def _wait(condition: threading.Condition, timeout: float | None = None) -> bool:
+    isolation = _simulated()
+    if isolation is not None and (timeout is None or timeout > 0):  # with 0 it only looks
+        raise isolation.leak("threading.Condition.wait", _NO_THREADS)
+    return _REAL_WAIT(condition, timeout)
+
+
+_REAL_START = threading.Thread.start
+_REAL_WAIT = threading.Condition.wait
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _NO_SOCKETS = "model the peer behind a port, or drive an app through sim.asgi"
