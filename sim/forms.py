@@ -113,7 +113,7 @@ class Reading:
         else:
             above = path
             while above not in self._marks and above:
-                above = re.sub(r"(\.[^.\[\]]+|\[\d+\]|^[^.\[\]]+)$", "", above)
+                above = re.sub(r"(\.[^.\[\]]+|\[[0-9]+\]|^[^.\[\]]+)$", "", above)
             mark = self._marks[above]
         self.problems.append(Problem(mark.line + 1, mark.column + 1, path, message))
         return MISSING
@@ -163,7 +163,7 @@ def _bound_form(bound: Bound) -> ScalarForm:
 
 def _whole_form(whole: Whole) -> ScalarForm:
     def read(text: str, node: yaml.ScalarNode) -> int:
-        if node.style is not None or re.fullmatch(r"\d{1,12}", text) is None:
+        if node.style is not None or re.fullmatch(r"[0-9]{1,12}", text) is None:
             raise ValueError(f"{text!r} is no whole number: write one from {whole.low} to {whole.high}, such as 10")
         value = int(text)
         if not whole.low <= value <= whole.high:
@@ -200,9 +200,9 @@ def _plain(text: str, node: yaml.ScalarNode) -> str | int | float | bool:
     if node.tag == _BOOL:
         return text.lower() in ("true", "yes", "on")
     if node.tag in _NUMBERLIKE:
-        if re.fullmatch(r"[-+]?\d{1,18}", text):
+        if re.fullmatch(r"[-+]?[0-9]{1,18}", text):
             return int(text)
-        if re.fullmatch(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d{1,3})?", text):
+        if re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]{1,3})?", text):
             return float(text)
         raise ValueError(f"{text} is not a finite decimal number: write one, or quote it where text is meant")
     return text

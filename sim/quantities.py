@@ -18,9 +18,9 @@ SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 DURATION_S_MAX = 30 * 24 * 3600.0
 RATE_PER_S_MAX = 100_000.0
 
-_NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _PART = re.compile(rf"({_NUMBER})\s*(us|ms|s|min|h)")
-_SIGNED = r"[-+]?" + _NUMBER + r"(?:[eE][-+]?\d+)?"
+_SIGNED = r"[-+]?" + _NUMBER + r"(?:[eE][-+]?[0-9]+)?"
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
