@@ -175,15 +175,14 @@ def trimmed(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
     An exchange is a user's message with what answers it: a history that opens with an answer misleads a model.
     """
-    count, tokens, size_bytes = 0, 0, 0
+    tokens, size_bytes = 0, 0
     keep_from = len(messages)
-    for index in range(len(messages) - 1, -1, -1):
+    for index in reversed(range(len(messages))):
         content = messages[index].content
-        count += 1
         tokens += limits.estimated_tokens(content)
         size_bytes += len(content.encode())
         over = (
-            count > limits.SESSION_MESSAGES_MAX
+            len(messages) - index > limits.SESSION_MESSAGES_MAX
             or tokens > limits.SESSION_TOKENS_MAX
             or size_bytes > limits.SESSION_BYTES_MAX
         )

@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 import redis
 
-from orchestra.adapters.embedded import EmbeddedStores, EmbeddedStoresError, embedded_stores, start
+from orchestra.adapters.embedded import EmbeddedStores, EmbeddedStoresError, embedded_stores, server, start
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -379,17 +379,66 @@ def test_a_server_killed_under_its_user_comes_back_at_the_same_address(data_dir:
     assert not mains(data_dir)
 
 
-def test_a_mute_server_is_replaced(data_dir: Path) -> None:
+def test_a_mute_server_is_replaced(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REUSE_SECONDS_MAX", 2)
     with Owner(data_dir) as owner:
         write(owner.started())
         owner.end(signal.SIGKILL)
-    mute = {name: pid for name, pid in mains(data_dir).items() if name != "postgres"}
+    mute = mains(data_dir)
     for pid in mute.values():
         os.kill(pid, signal.SIGSTOP)
     stores = start(data_dir)
     assert kept(stores) == (1, 1)
     assert not any(map(lives, mute.values()))
     stores.stop()
+
+
+def test_servers_whose_sockets_were_cleaned_away_are_replaced(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REUSE_SECONDS_MAX", 2)
+    with Owner(data_dir) as owner:
+        stores = owner.started()
+        write(stores)
+        owner.end(signal.SIGKILL)
+    # What stands there afterwards may be anybody's.
+    shutil.rmtree(sockets_of(stores))
+    sockets_of(stores).mkdir(mode=0o777)
+    again = start(data_dir)
+    assert sockets_of(again) != sockets_of(stores)
+    assert kept(again) == (1, 1)
+    again.stop()
+    assert not mains(data_dir)
+    sockets_of(stores).rmdir()
+
+
+def test_a_torn_record_of_users_is_no_user(data_dir: Path) -> None:
+    start(data_dir).stop()
+    (data_dir / "users.json").write_text('{"users": [')
+    start(data_dir).stop()
+    assert not mains(data_dir)
+
+
+def test_sockets_go_where_their_path_is_short_enough(data_dir: Path) -> None:
+    long = data_dir.parent / ("long" * 25)
+    long.mkdir()
+    with Owner(data_dir, TMPDIR=str(long)) as owner:
+        stores = owner.started()
+        assert not sockets_of(stores).is_relative_to(long)
+        write(stores)
+        owner.end(signal.SIGTERM)
+    assert list(long.iterdir()) == []
+
+
+def test_logs_are_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LOG_BYTES_MAX", 1_000)
+    for _ in range(3):
+        start(data_dir).stop()
+    assert {path.name for path in data_dir.glob("*.log*")} == {
+        "postgres.log",
+        "postgres.log.old",
+        "redis.log",
+        "redis.log.old",
+    }
+    assert max(path.stat().st_size for path in data_dir.glob("*.log*")) < 5_000
 
 
 def test_pid_files_that_name_a_living_stranger_do_not_hinder(data_dir: Path) -> None:

@@ -44,6 +44,16 @@ async def commits(postgres: Postgres) -> int:
     return record[0]
 
 
+async def all_others_gone(connection) -> None:
+    """Wait until no other connection to the database is left: a backend takes a moment to notice."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    for _ in range(1000):
+        if await connection.fetchval(others) == 0:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("connections are left")
+
+
 def test_concurrent_writes_share_commits(database_url):
     async def scenario():
         async with connected(database_url) as postgres:
@@ -120,16 +130,22 @@ def test_a_lost_race_is_told_apart_from_a_repetition_within_one_commit(database_
     asyncio.run(scenario())
 
 
-def test_two_processes_that_write_the_same_do_not_wait_for_each_other_for_ever(database_url):
+def test_two_that_write_the_same_never_deadlock(database_url):
     async def scenario():
         async with connected(database_url) as one, connected(database_url) as other:
             for batch in range(20):
-                names = [f"{batch}-{n}" for n in range(50)]
+                names = [f"{batch}-{n}" for n in range(400)]
                 await asyncio.gather(
                     *(one.conversations.append(turn(name), "o") for name in names),
                     *(other.conversations.append(turn(name), "o") for name in reversed(names)),
                 )
-            assert len(await one.fetch("SELECT id FROM turns")) == 1000
+            assert len(await one.fetch("SELECT id FROM turns")) == 8000
+        connection = await asyncpg.connect(database_url)
+        await all_others_gone(connection)  # with what they counted
+        assert (
+            await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+        )
+        await connection.close()
 
     asyncio.run(scenario())
 
@@ -163,12 +179,7 @@ def test_closing_commits_what_waits_and_leaves_no_connection(database_url):
             await postgres.conversations.turns("s1")
         connection = await asyncpg.connect(database_url)
         assert await connection.fetchval("SELECT count(*) FROM turns") == 20
-        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        for _ in range(1000):  # a backend takes a moment to notice
-            if await connection.fetchval(others) == 0:
-                break
-            await asyncio.sleep(0.01)
-        assert await connection.fetchval(others) == 0
+        await all_others_gone(connection)
         await connection.close()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -190,6 +201,35 @@ def test_a_connection_that_is_cut_is_replaced_unnoticed(database_url):
                     postgres.conversations.append(turn(f"s{n}"), "o"), postgres.conversations.turns("before")
                 )
             assert len(await postgres.fetch("SELECT id FROM turns")) == 6
+
+    asyncio.run(scenario())
+
+
+WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def test_a_commit_and_a_read_that_are_cut_while_under_way_are_done_again(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            await postgres.conversations.append(turn("before"), "o")
+            connection = await asyncpg.connect(database_url)
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE turns IN ACCESS EXCLUSIVE MODE")
+                append = asyncio.create_task(postgres.conversations.append(turn("s"), "o"))
+                read = asyncio.create_task(postgres.conversations.turns("before"))
+                waiting = []
+                for _ in range(300):
+                    waiting = await connection.fetch(WAITING)
+                    if len(waiting) == 2:
+                        break
+                    await asyncio.sleep(0.01)
+                assert len(waiting) == 2
+                for record in waiting:
+                    assert await connection.fetchval("SELECT pg_terminate_backend($1, 1000)", record["pid"])
+            await connection.close()
+            assert await append is None
+            assert await read == (turn("before"),)
+            assert await postgres.conversations.turns("s") == (turn("s"),)
 
     asyncio.run(scenario())
 

@@ -65,6 +65,14 @@ def test_one_that_fails_is_named_and_nothing_of_it_stays(database_url, folder):
     assert run(database_url, folder) == ["0002_two.sql"]
 
 
+def test_one_that_cannot_be_recorded_is_not_applied(database_url, folder):
+    forged = "INSERT INTO schema_migrations (number, name, checksum) VALUES (2, '', '')"
+    (folder / "0002_two.sql").write_text(f"CREATE TABLE two (n int); {forged}")
+    with pytest.raises(ConfigurationError, match=r"0002_two\.sql fails"):
+        run(database_url, folder)
+    assert value(database_url, "SELECT to_regclass('two')") is None
+
+
 def test_a_changed_one_is_refused_by_name(database_url, folder):
     run(database_url, folder)
     (folder / "0001_one.sql").write_text(ONE + " -- changed")

@@ -77,7 +77,7 @@ def test_a_traceback_tells_nothing_of_the_machine():
     it = Journal()
     it.record(
         UnexpectedError(
-            0.0, "c", "turn", 'File "/home/ada/orchestra/chat/x.py", line 3\n  <Task at 0x7f1200ffee>\nE: no'
+            0.0, "c", "turn", 'File "/some/where/x.py", line 3\n  <Task at 0x7f1200ffee>\nE: no'
         )
     )
     (entry,) = it

@@ -151,6 +151,18 @@ def test_the_slot_of_a_hung_probe_is_taken_back_but_its_word_still_counts() -> N
     assert bench.breaker.describe() == BreakerStatus("unified", "CLOSED")
 
 
+def test_slots_are_taken_back_one_by_one_oldest_first() -> None:
+    bench = Bench()
+    bench.half_open()
+    bench.breaker.acquire()
+    bench.now += 4.0
+    bench.breaker.acquire()
+    bench.now += 6.0
+    assert bench.breaker.describe().probes == 1
+    bench.now += 4.0
+    assert bench.breaker.describe().probes == 0
+
+
 def test_a_page_sees_what_is_counted() -> None:
     bench = Bench()
     bench.fail(2)

@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from orchestra.events import CallFinished, StoreFinished, TurnFinished
+from orchestra.events import StoreFinished, TurnFinished
 from orchestra.telemetry.traces import CHILDREN_MAX, Traces
 
 
