@@ -334,6 +334,8 @@ def _quoted(name: str, value: object) -> str:
 
 def _masked(text: str) -> str:
     """Mask what is secret in a URL: the password, and for HTTP the user as well, which is often a token."""
-    text = re.sub(r"^(https?://)[^/@]*@", rf"\1{_MASK}@", text, flags=re.IGNORECASE)
-    text = re.sub(r"^((?:[a-z][a-z0-9+.\-]*://)?[^:@/]*):.*@", rf"\1:{_MASK}@", text, flags=re.IGNORECASE | re.DOTALL)
+    text = re.sub(r"^(https?://)[^/]*@", rf"\1{_MASK}@", text, flags=re.IGNORECASE)
+    text = re.sub(
+        r"^((?:[a-z][a-z0-9+.\-]*://)?[^:@/]*):(?!//).*@", rf"\1:{_MASK}@", text, flags=re.IGNORECASE | re.DOTALL
+    )
     return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&#]*", rf"\1{_MASK}", text, flags=re.IGNORECASE)

@@ -230,6 +230,8 @@ def test_rows_show_every_setting_with_its_unit_and_meaning_and_no_secret(tmp_pat
         ("database_url", "me:hush@db/x"),
         ("database_url", "mysql://me:hu@sh:hush@db"),
         ("provider_url", "http://hush@:0"),
+        ("provider_url", "http://me:hu@sh:hush@h:0"),
+        ("provider_url", "http://me:hu/sh:hush@h"),
         ("provider_url", "ftp://h/?token=hush"),
         ("provider_key", "hush hush"),
         ("provider_key", "hush\n"),
