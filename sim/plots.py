@@ -1,0 +1,438 @@
+"""Two pictures of a run, drawn from its journal: second by second, and how long turns took before, during and after.
+
+Plain `Figure` objects, never pyplot: its global state would leak between notebooks, threads and tests. Colours are
+Okabe and Ito's (2008), told apart by the colour-blind; what must differ also differs in lightness, hatch or dash, so
+that a grey print can be read too. The number of things drawn is bounded, whatever the number of turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
+
+from orchestra.events import BreakerChanged, CallFinished
+from sim.expectations import ALL_FAULTS, Evidence
+from sim.journal import FaultStarted, Journal, ProviderCallEnded, RunStarted
+from sim.quantities import show_duration, show_share
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sim.world import Run
+
+WIDTH_IN = 10.0
+NARROW_IN = 7.0
+LEGEND_LINE_PT = 22
+BUCKETS_MAX = 120
+BUCKET_WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600)
+TICK_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
+TICKS_MAX = 11
+LANES_MAX = 8
+SHADES_MAX = 200
+CURVE_POINTS = 200
+ROUNDING_S = 5e-6
+
+INK = "#3b3b3b"
+MUTED = "#8a8a8a"
+SKY, BLUE, YELLOW, VERMILLION, ORANGE = "#56b4e9", "#0072b2", "#f0e442", "#d55e00", "#e69f00"
+
+HATCH = {"hatch": "///", "edgecolor": "#7a6f00"}
+
+OUTCOMES: dict[str, dict[str, Any]] = {
+    "answered": {"facecolor": SKY},
+    "failed": {"facecolor": VERMILLION},
+    "shed": {"facecolor": YELLOW, **HATCH},
+}
+STATES = {"CLOSED": SKY, "HALF_OPEN": YELLOW, "OPEN": VERMILLION}
+PHASES = {"before": (BLUE, "-"), "during": (VERMILLION, "--"), "after": (ORANGE, "-.")}
+WORDS = {"before": "before the faults", "during": "during the faults", "after": "after the faults"}
+DURATIONS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 3600)
+
+
+class Buckets(NamedTuple):
+    """A run cut into equal parts.
+
+    Parameters
+    ----------
+    edges : array of float, shape (n + 1,)
+        Seconds.
+    counts : dict of array of int, shape (n,)
+        Turns that arrived in each part, by outcome.
+    p50, p95 : array of float, shape (n,)
+        Latency in seconds of the answered turns that arrived in each part; NaN where there were none.
+    serving, queued : array of int, shape (n,)
+        Most provider calls at once in each part, served and waiting.
+    """
+
+    edges: NDArray[np.float64]
+    counts: dict[str, NDArray[np.int64]]
+    p50: NDArray[np.float64]
+    p95: NDArray[np.float64]
+    serving: NDArray[np.int64]
+    queued: NDArray[np.int64]
+
+    @property
+    def width(self) -> float:
+        """Seconds of one part."""
+        return float(self.edges[1] - self.edges[0])
+
+
+def timeline(source: Run | Journal, *, width: float = WIDTH_IN, heading: bool = True) -> Figure:
+    """Draw a run second by second: faults, turns by outcome, latency, breaker states, provider load.
+
+    Parameters
+    ----------
+    source : Run or Journal
+    width : float
+        Inches.
+    heading : bool
+        Whether the scenario's name and the counts stand above.
+
+    Returns
+    -------
+    Figure
+        Its axes are labelled ``faults`` (where there were any), ``turns``, ``latency``, ``breakers`` (where any call
+        was guarded) and ``provider``.
+    """
+    journal = source if isinstance(source, Journal) else source.journal
+    evidence = Evidence(journal)
+    buckets = bucketed(evidence)
+    states = dict(breaker_states(evidence))
+    figure, panels = _panels(width, min(len(evidence.faults), LANES_MAX), len(states))
+    for panel in panels.values():
+        for _, start, end in list(evidence.faults.values())[:SHADES_MAX]:
+            panel.axvspan(start, min(end, buckets.edges[-1]), color=MUTED, alpha=0.16, linewidth=0, zorder=0)
+    if "faults" in panels:
+        _draw_faults(panels["faults"], evidence, buckets.edges[-1])
+    _draw_turns(panels["turns"], buckets)
+    _draw_latency(panels["latency"], buckets)
+    if "breakers" in panels:
+        _draw_breakers(panels["breakers"], states)
+    _draw_provider(panels["provider"], buckets)
+    _time_axis(panels["provider"], buckets.edges[-1])
+    if heading:
+        figure.suptitle(_heading(evidence), x=0.012, ha="left", color=INK, weight="bold", size=12, parse_math=False)
+    return figure
+
+
+def answered_within(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure:
+    """Draw the share of arrivals that had their answer within a time, before, during and after the faults.
+
+    A curve ends at its phase's success rate, not at 100 %: a turn without an answer is never within any time.
+
+    Parameters
+    ----------
+    source : Run or Journal
+    width : float
+        Inches.
+    """
+    journal = source if isinstance(source, Journal) else source.journal
+    evidence = Evidence(journal)
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    axes = figure.add_subplot(label="answered_within")
+    curves = {name: latencies for name, latencies in phases(evidence).items() if len(latencies)}
+    longest = max((curve[np.isfinite(curve)].max(initial=0.0) for curve in curves.values()), default=0.0) or 1.0
+    for name, latencies in curves.items():
+        colour, dash = PHASES.get(name, (BLUE, "-"))
+        times, shares = _cumulative(latencies, longest)
+        label = f"{WORDS.get(name, name)}: {show_share(float(np.isfinite(latencies).mean()))} answered"
+        axes.plot(times, shares, color=colour, linestyle=dash, linewidth=2, label=label)
+    _duration_scale(axes, "x", [curve[np.isfinite(curve)] for curve in curves.values()])
+    axes.set(ylim=(0, 1.02), xlabel="time from arrival to the whole answer")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    _tidy(axes, "Share of all arrivals answered within a time")
+    if curves:
+        figure.legend(loc="outside lower left", ncols=1 if _narrow(axes) else 3, **_LEGEND)
+    return figure
+
+
+# --- what is drawn, as numbers ------------------------------------------------------------------------------------
+
+
+def bucketed(evidence: Evidence) -> Buckets:
+    """Cut a run into at most `BUCKETS_MAX` parts and count in each."""
+    edges = _edges(_end(evidence))
+    at = np.array([turn.at for turn in evidence.sent])
+    seconds = np.array([turn.seconds for turn in evidence.sent])
+    outcomes = np.array([turn.outcome for turn in evidence.sent], dtype=object)
+    counts = {name: np.histogram(at[outcomes == name], edges)[0] for name in OUTCOMES}
+    answered = outcomes == "answered"
+    last = len(edges) - 2
+    parts = np.minimum(np.digitize(at[answered], edges) - 1, last)  # who arrives at the very end is of the last part
+    p50, p95 = _quantiles(parts, seconds[answered], last + 1)
+    serving, queued = _provider_load(evidence.journal, edges)
+    return Buckets(edges, counts, p50, p95, serving, queued)
+
+
+def breaker_states(evidence: Evidence) -> Iterator[tuple[str, list[tuple[float, float, str]]]]:
+    """Yield each guarded target and its states as (start, end, state) in seconds, without gaps, to the run's end."""
+    end = _edges(_end(evidence))[-1]
+    changes: dict[str, list[BreakerChanged]] = {}
+    for entry in evidence.journal:
+        if isinstance(entry, BreakerChanged):
+            changes.setdefault(entry.breaker, []).append(entry)
+        elif isinstance(entry, CallFinished):
+            changes.setdefault(entry.target, [])
+    for name, moves in sorted(changes.items(), key=lambda item: (-len(item[1]), item[0]))[:LANES_MAX]:
+        starts = [0.0, *(move.at for move in moves)]
+        states = [moves[0].before if moves else "CLOSED", *(move.after for move in moves)]
+        yield name, list(zip(starts, [*starts[1:], float(end)], states, strict=True))
+
+
+def phases(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
+    """Return the latencies of the turns that arrived before, during and after all faults; infinite without an answer.
+
+    A run without faults is one phase, ``whole run``.
+    """
+    windows = {name: evidence.window(name, ALL_FAULTS) for name in PHASES}
+    if not evidence.faults:
+        windows = {"whole run": evidence.window("always", "run")}
+    return {
+        name: np.array([turn.seconds if turn.outcome == "answered" else np.inf for turn in evidence.turns(window)])
+        for name, window in windows.items()
+        if window is not None
+    }
+
+
+def _end(evidence: Evidence) -> float:
+    """Return when arrivals end, or the last change that matters if that is later."""
+    moments = [evidence.duration_s, 1.0, *(change.at for change in evidence.changes)]
+    if evidence.sent:
+        moments.append(evidence.sent[-1].at)
+    return max(moments)
+
+
+def _edges(end: float) -> NDArray[np.float64]:
+    width = next((width for width in BUCKET_WIDTHS_S if end / width <= BUCKETS_MAX), end / BUCKETS_MAX)
+    return np.arange(np.ceil(end / width - 1e-9) + 1) * width
+
+
+def _quantiles(
+    parts: NDArray[np.int64], seconds: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    p50, p95 = np.full(count, np.nan), np.full(count, np.nan)
+    for part in np.unique(parts):
+        p50[part], p95[part] = np.quantile(seconds[parts == part], (0.5, 0.95))
+    return p50, p95
+
+
+def _provider_load(journal: Journal, edges: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the most calls served, and the most that waited, at once in each part.
+
+    A call that a cut-off journal does not see end is left out.
+    """
+    ended = [entry for entry in journal if isinstance(entry, ProviderCallEnded)]
+    left = np.array([entry.at for entry in ended])
+    took = np.array([entry.seconds for entry in ended])
+    queued = np.array([entry.queued_seconds for entry in ended])
+    came, served = left - took, left - took + queued
+    return _most_at_once(served, left, edges), _most_at_once(came, served, edges)
+
+
+def _most_at_once(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], edges: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Return how many intervals overlap at most in each part.
+
+    Ends are taken a little earlier than they are: times are rounded to the microsecond, and a call that takes over
+    another one's slot must not seem to share it.
+    """
+    ends = ends - ROUNDING_S
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    times = np.concatenate((ends, starts))
+    steps = np.concatenate((np.full(len(ends), -1), np.full(len(starts), 1)))
+    order = np.argsort(times, kind="stable")
+    times, level = times[order], np.cumsum(steps[order])
+    most = np.concatenate(([0], level))[np.searchsorted(times, edges[:-1])]
+    parts = np.digitize(times, edges) - 1
+    inside = (parts >= 0) & (parts < len(most))
+    np.maximum.at(most, parts[inside], level[inside])
+    return most
+
+
+def _cumulative(latencies: NDArray[np.float64], longest: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a curve of at most `CURVE_POINTS`, drawn on to `longest` so that its level can be compared."""
+    ordered = np.sort(latencies[np.isfinite(latencies)])
+    if not len(ordered):
+        return np.array([longest]), np.array([0.0])
+    shares = np.arange(1, len(ordered) + 1) / len(latencies)
+    picked = np.unique(np.linspace(0, len(ordered) - 1, CURVE_POINTS).astype(int))
+    return np.append(ordered[picked], longest), np.append(shares[picked], shares[-1])
+
+
+def _heading(evidence: Evidence) -> str:
+    counts = {name: sum(turn.outcome == name for turn in evidence.sent) for name in OUTCOMES}
+    started = next((entry for entry in evidence.journal if isinstance(entry, RunStarted)), None)
+    name = " ".join(started.scenario.split())[:80] if started else "run"
+    answered, failed, shed = counts.values()
+    return f"{name}: {answered:,} of {len(evidence.sent):,} turns answered, {failed:,} failed, {shed:,} shed"
+
+
+# --- panels -------------------------------------------------------------------------------------------------------
+
+
+def _panels(width: float, faults: int, breakers: int) -> tuple[Figure, dict[str, Axes]]:
+    """Stack the panels that there is something to draw in, on one time axis."""
+    heights = {
+        "faults": 0.28 * faults + 0.1,
+        "turns": 2.1,
+        "latency": 1.7,
+        "breakers": 0.28 * breakers + 0.1,
+        "provider": 1.4,
+    }
+    absent = {"faults": not faults, "breakers": not breakers}
+    shown = [name for name in heights if not absent.get(name)]
+    ratios = [heights[name] for name in shown]
+    figure = Figure(figsize=(width, sum(ratios) + 0.5 * len(shown) + 0.6), layout="constrained")
+    grid = figure.add_gridspec(len(shown), 1, height_ratios=ratios)
+    panels: dict[str, Axes] = {}
+    for row, name in enumerate(shown):
+        panels[name] = figure.add_subplot(grid[row, 0], label=name, sharex=next(iter(panels.values()), None))
+        panels[name].tick_params(bottom=row == len(shown) - 1, labelbottom=row == len(shown) - 1)
+    return figure, panels
+
+
+def _draw_faults(axes: Axes, evidence: Evidence, end: float) -> None:
+    whats = {entry.fault: entry.what for entry in evidence.journal if isinstance(entry, FaultStarted)}
+    lanes = list(evidence.faults.items())[:LANES_MAX]
+    for lane, (number, (_, start, stop)) in enumerate(lanes):
+        shown = min(stop, end)
+        axes.broken_barh([(start, shown - start)], (lane - 0.4, 0.8), color=MUTED, linewidth=0)
+        where, side = (shown, "left") if start + shown < 1.4 * end else (start, "right")
+        axes.annotate(
+            whats[number],
+            (where, lane),
+            xytext=(5 if side == "left" else -5, 0),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            color=INK,
+            size=9,
+            parse_math=False,
+        )
+    more = len(evidence.faults) - len(lanes)
+    _tidy(axes, "Faults" + (f" (and {more} more, shaded below)" if more else ""))
+    axes.set_ylim(len(lanes) - 0.5, -0.5)
+    axes.yaxis.set_major_locator(NullLocator())
+
+
+def _draw_turns(axes: Axes, buckets: Buckets) -> None:
+    floor = np.zeros(len(buckets.edges) - 1)
+    for name, look in OUTCOMES.items():
+        top = floor + buckets.counts[name]
+        axes.stairs(top, buckets.edges, baseline=floor, fill=True, label=name, linewidth=0, **look)
+        floor = top
+    axes.set_ylim(0, max(1.0, 1.25 * floor.max(initial=0)))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    _tidy(axes, f"Turns that arrived in each {show_duration(buckets.width)}, by how they ended")
+    _legend(axes)
+
+
+def _draw_latency(axes: Axes, buckets: Buckets) -> None:
+    middle = (buckets.edges[:-1] + buckets.edges[1:]) / 2
+    for name, values, colour, dash in (("p95", buckets.p95, VERMILLION, "--"), ("p50", buckets.p50, BLUE, "-")):
+        axes.plot(middle, values, color=colour, linestyle=dash, marker=".", markersize=4, linewidth=1.5, label=name)
+    _duration_scale(axes, "y", [buckets.p50[np.isfinite(buckets.p50)], buckets.p95[np.isfinite(buckets.p95)]])
+    _tidy(axes, "Latency of the answered turns, by when they arrived")
+    _legend(axes)
+
+
+def _draw_breakers(axes: Axes, states: dict[str, list[tuple[float, float, str]]]) -> None:
+    for lane, spans in enumerate(states.values()):
+        for state, colour in STATES.items():
+            bars = [(start, stop - start) for start, stop, each in spans if each == state]
+            axes.broken_barh(bars, (lane - 0.4, 0.8), facecolor=colour, linewidth=0, label=f"{lane} {state}")
+    axes.set_ylim(len(states) - 0.5, -0.5)
+    axes.set_yticks(range(len(states)), list(states), parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    _tidy(axes, "Circuit breakers")
+    _legend(axes, handles=[Patch(facecolor=colour, label=state) for state, colour in STATES.items()])
+
+
+def _draw_provider(axes: Axes, buckets: Buckets) -> None:
+    top = buckets.serving + buckets.queued
+    axes.stairs(buckets.serving, buckets.edges, fill=True, facecolor=SKY, linewidth=0, label="served")
+    waiting: dict[str, Any] = {"facecolor": YELLOW, "label": "queued", **HATCH}
+    axes.stairs(top, buckets.edges, baseline=buckets.serving, fill=True, linewidth=0, **waiting)
+    axes.set_ylim(0, max(1.0, 1.25 * top.max(initial=0)))
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    _tidy(axes, f"Calls at the provider, the most at once in each {show_duration(buckets.width)}")
+    _legend(axes)
+
+
+# --- axes ---------------------------------------------------------------------------------------------------------
+
+
+def _title(axes: Axes, text: str, pad: float | None = None) -> None:
+    axes.set_title(text, loc="left", size=10, color=INK, pad=pad, parse_math=False)
+
+
+def _tidy(axes: Axes, title: str) -> None:
+    _title(axes, title)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set(color=INK, size=9)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == "bottom", color=MUTED)
+    axes.grid(axis="y", color=MUTED, alpha=0.35, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _legend(axes: Axes, **what: Any) -> None:
+    """Put the legend where it covers nothing: at the end of the title's line, or between title and panel if narrow."""
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.005, 1.0)}
+    if _narrow(axes):
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0)}
+        _title(axes, axes.get_title("left"), pad=LEGEND_LINE_PT)
+    axes.legend(ncols=3, **place, **_LEGEND, **what)
+
+
+_LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": 9,
+    "labelcolor": INK,
+    "handlelength": 1.8,
+    "borderaxespad": 0.1,
+}
+
+
+def _narrow(axes: Axes) -> bool:
+    figure = axes.get_figure(root=True)
+    return figure is not None and figure.get_figwidth() < NARROW_IN
+
+
+def _duration_scale(axes: Axes, which: str, values: list[NDArray[np.float64]]) -> None:
+    """Make an axis logarithmic in seconds, with ticks that a person would write."""
+    found = np.concatenate([*values, np.empty(0)])
+    found = found[found > 0]
+    low, high = (found.min() / 1.3, found.max() * 1.3) if len(found) else (0.1, 10.0)
+    getattr(axes, f"set_{which}scale")("log")
+    getattr(axes, f"set_{which}lim")(low, high)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_ticks([tick for tick in DURATIONS_S if low <= tick <= high])
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda seconds, _: show_duration(seconds)))
+
+
+def _time_axis(axes: Axes, end: float) -> None:
+    """Label the shared axis in minutes and seconds, or hours and minutes for a long run."""
+    ticks = TICKS_MAX // 2 if _narrow(axes) else TICKS_MAX
+    step = next((step for step in TICK_STEPS_S if end / step <= ticks), end / ticks)
+    axes.set_xlim(0, end)
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
+    axes.set_xlabel("time from the run's start " + ("(minutes:seconds)" if end < 3600 else "(hours:minutes:seconds)"))
+
+
+def clock(seconds: float) -> str:
+    """Write a moment of a run: ``3:05``, from an hour on ``1:03:05``; ``the end`` where none is known."""
+    if not np.isfinite(seconds):
+        return "the end"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
