@@ -72,8 +72,7 @@ def run(
         from sim import report as reports  # noqa: PLC0415 - draws with matplotlib, which takes a second to import
 
         reports.write(done, report)
-    console = _console(sys.stdout.isatty())
-    console.print(timeline.render(done, _again(scenario, trace, done), console), soft_wrap=False)
+    _show(done, _again(scenario, trace, done))
     raise typer.Exit(done.verdict.exit_code)
 
 
@@ -125,12 +124,15 @@ def _fail(message: str, status: Status) -> NoReturn:
     raise typer.Exit(status.value)
 
 
-def _console(terminal: bool) -> Console:
+def _show(done: Run, again: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a scenario's words may be beyond what a terminal knows
     console = Console(highlight=False)
-    console.width = min(console.width, timeline.COLUMNS_MAX) if terminal else timeline.COLUMNS_MAX
-    return console
+    console.width = min(console.width, timeline.COLUMNS_MAX) if console.is_terminal else timeline.COLUMNS_MAX
+    with console.capture() as page:
+        console.print(timeline.render(done, again, console))
+    for line in page.get().splitlines():
+        typer.echo(line.rstrip(), color=True)
 
 
 def _again(scenario: Path | None, trace: Path | None, done: Run) -> str:
@@ -169,9 +171,8 @@ def _interruptible() -> Iterator[Watch]:
         if not bar.disable:
             counts = f"{progress.answered:,} answered  {progress.failed:,} failed  {progress.shed:,} shed"
             at = min(progress.virtual_seconds, progress.duration_seconds)
-            bar.update(
-                drawn, description=show_duration(at), completed=at, total=progress.duration_seconds, counts=counts
-            )
+            where = f"{show_duration(round(at)):>9} of {show_duration(progress.duration_seconds)}"
+            bar.update(drawn, description=where, completed=at, total=progress.duration_seconds, counts=counts)
             bar.refresh()
 
     try:
