@@ -2,7 +2,8 @@
 
 Implementations live in `orchestra.adapters` (real) and in `sim` (modelled). Each port has a contract suite in
 `tests/contract` that every implementation passes. All store methods raise `StoreUnavailable` where the store cannot
-be reached, and nothing else but what they name.
+be reached, and nothing else but what they name; a text that a store cannot hold, which `limits.text_fault` keeps out,
+is `InvalidRequest`, and an embedding of other than `limits.EMBEDDING_DIMENSIONS` components `ConfigurationError`.
 """
 
 from collections.abc import AsyncGenerator

@@ -29,25 +29,32 @@ def own_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSto
 
 @pytest.fixture(scope="session")
 def new_database(stores: EmbeddedStores) -> Callable[[], str]:
-    """Make an empty database and return its URL; it goes with the server."""
+    """Make an empty database and return its URL; it goes with the server. Few: each makes the server's end slower."""
     numbers = count(1)
-
-    async def create(name: str) -> None:
-        connection = await asyncpg.connect(stores.database_url)
-        try:
-            await connection.execute(f"CREATE DATABASE {name}")
-        finally:
-            await connection.close()
 
     def new() -> str:
         name = f"test_{next(numbers)}"
-        asyncio.run(create(name))
+        asyncio.run(_execute(stores.database_url, f"CREATE DATABASE {name}"))
         return urlunsplit(urlsplit(stores.database_url)._replace(path=f"/{name}"))
 
     return new
 
 
-@pytest.fixture
-def database_url(new_database: Callable[[], str]) -> str:
-    """The URL of an empty database of its own for one test."""
+@pytest.fixture(scope="session")
+def _shared_database_url(new_database: Callable[[], str]) -> str:
     return new_database()
+
+
+@pytest.fixture
+def database_url(_shared_database_url: str) -> str:
+    """The URL of an empty database that no other test uses meanwhile."""
+    asyncio.run(_execute(_shared_database_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    return _shared_database_url
+
+
+async def _execute(url: str, statements: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
