@@ -8,9 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
-from sanic import Sanic
-from sanic.worker.loader import AppLoader
-
 from orchestra import compose
 from orchestra.adapters import embedded
 from orchestra.adapters.embedding import HashingEmbedder
@@ -21,6 +18,7 @@ from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.redis import RedisSessions
 from orchestra.adapters.system import SystemClock, SystemEntropy
 from orchestra.config import Settings
+from orchestra.gateway import workers
 from orchestra.gateway.app import App, Service, create_app
 from orchestra.ports import Clock, Ports, Provider
 from orchestra.telemetry import telemetry
@@ -31,21 +29,19 @@ APP_NAME = "orchestra"
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; everything that was started is stopped before this returns."""
     embedded.exit_on_sigterm()  # Sanic has handlers of its own, but only while it serves
-    with _stores(settings) as complete:
-        loader = AppLoader(factory=partial(live_app, complete))
-        app = loader.load()
-        app.prepare(
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            single_process=settings.workers == 1,
-            motd=False,
-            access_log=False,
-        )
+    with workers.listening(settings.host, settings.port) as listener, _stores(settings) as complete:
+        make_app = partial(live_app, complete)
         if settings.workers == 1:
-            Sanic.serve_single(primary=app)
+            workers.run_one(make_app, listener)
         else:
-            Sanic.serve(primary=app, app_loader=loader)
+            told = telemetry(complete, SystemClock())
+            workers.run_many(
+                make_app,
+                listener,
+                settings.workers,
+                stop_seconds_max=settings.shutdown_seconds_max,
+                tell=told.hook,
+            )
 
 
 def live_app(settings: Settings) -> App:

@@ -1,0 +1,132 @@
+"""Several processes on one socket: started together, replaced when one dies, stopped together.
+
+Sanic has a worker manager of its own. It was tried and rejected: told to stop while a worker starts it waits for that
+worker for ever, which would leave the embedded stores running; and its last resort kills the whole process group, the
+shell that started us included.
+"""
+
+import asyncio
+import multiprocessing
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+
+from sanic import Sanic
+
+from orchestra.errors import ConfigurationError
+from orchestra.events import Hook, Lifecycle
+from orchestra.gateway.app import App
+
+MakeApp = Callable[[], App]
+
+KILL_AFTER_SECONDS = 5.0
+"""How much longer than its own bound a worker may take to stop."""
+
+DEATHS_MAX = 10
+"""Workers replaced before something is deemed too wrong to go on: each is a crash, and the log says of what."""
+
+
+class WorkersFailed(ConfigurationError):
+    """Workers die again and again."""
+
+    kind, title = "workers-failed", "Workers failed"
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket.
+
+    Raises
+    ------
+    ConfigurationError
+        The address cannot be listened on; names it and the cure.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port} ({error.strerror}): set ORCHESTRA_HOST and ORCHESTRA_PORT to an "
+            f"address of this machine and a port that is free"
+        ) from error
+
+
+def run_one(make_app: MakeApp, listener: socket.socket) -> None:
+    """Serve in this process until SIGINT or SIGTERM."""
+    app = make_app()
+    app.prepare(sock=listener, single_process=True, motd=False, access_log=False)
+    Sanic.serve_single(primary=app)
+
+
+def run_many(make_app: MakeApp, listener: socket.socket, count: int, *, stop_seconds_max: float, tell: Hook) -> None:
+    """Serve in `count` processes until this one is interrupted or told to exit.
+
+    Parameters
+    ----------
+    make_app : callable
+        Importable, for it is called in the workers.
+    listener : socket
+        Shared by all workers.
+    count : int
+    stop_seconds_max : float
+        How long a worker may take to end its turns before it is killed.
+    tell : Hook
+        Told when a worker is replaced; no loop runs here, so that its `at` is 0.
+
+    Raises
+    ------
+    WorkersFailed
+        `DEATHS_MAX` workers died.
+    """
+    spawn = multiprocessing.get_context("spawn")
+
+    def started() -> BaseProcess:
+        process = spawn.Process(target=_work, args=(make_app, listener), daemon=False)
+        process.start()
+        return process
+
+    workers: list[BaseProcess] = []
+    try:
+        workers += (started() for _ in range(count))
+        for deaths in range(DEATHS_MAX):
+            wait([worker.sentinel for worker in workers])
+            dead = next(worker for worker in workers if not worker.is_alive())
+            tell(Lifecycle(0.0, f"worker {dead.pid}", "died", f"status {dead.exitcode}, death {deaths + 1}"))
+            workers[workers.index(dead)] = started()
+        raise WorkersFailed(f"{DEATHS_MAX} workers died: see the log for what they died of")
+    finally:
+        _stop(workers, stop_seconds_max + KILL_AFTER_SECONDS)
+
+
+def _stop(workers: list[BaseProcess], seconds_max: float) -> None:
+    """Terminate all, wait for them together, kill what is left."""
+    for worker in workers:
+        worker.terminate()
+    left = [worker.sentinel for worker in workers]
+    while left:
+        ended = wait(left, seconds_max)
+        if not ended:
+            break
+        left = [sentinel for sentinel in left if sentinel not in ended]
+    for worker in workers:
+        worker.kill()
+        worker.join()
+
+
+def _work(make_app: MakeApp, listener: socket.socket) -> None:
+    """Be a worker. Ctrl-C reaches the whole group: the parent passes it on in its own time."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run_one(lambda: _orphan_stops(make_app()), listener)
+
+
+def _orphan_stops(app: App) -> App:
+    """Make `app` stop when the parent is gone, by `kill -9` for instance: an orphan would keep the port."""
+    parent = multiprocessing.parent_process()
+    assert parent, "a worker has a parent"
+
+    async def watch(app: App) -> None:
+        asyncio.get_running_loop().add_reader(parent.sentinel, app.stop)
+
+    app.register_listener(watch, "before_server_start")
+    return app
