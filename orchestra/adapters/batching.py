@@ -85,9 +85,10 @@ class Batcher(Generic[Item, Result]):
     async def close(self) -> None:
         """Send what waits, for `CLOSE_SECONDS` at most, then refuse the rest."""
         self._closed = True
-        if self._sender is not None:
-            _, late = await asyncio.wait([self._sender], timeout=CLOSE_SECONDS)
-            for sender in late:
+        sender = self._sender
+        if sender is not None:
+            await asyncio.wait([sender], timeout=CLOSE_SECONDS)
+            if not sender.done():
                 sender.cancel()
                 await asyncio.wait([sender])
         self._refuse(self._take_all())

@@ -110,7 +110,7 @@ class Postgres:
                 connection.terminate()
             # Every reader learns the vector type, which exists by now.
             readers = await asyncpg.create_pool(
-                url, min_size=1, max_size=_READERS_MAX, init=register_vector, reset=_keep, **_OPTIONS
+                url, min_size=0, max_size=_READERS_MAX, init=register_vector, reset=_keep, **_OPTIONS
             )
         except _MISADDRESSED as error:
             raise ConfigurationError(f"it does not open a database: {error}", field="database_url") from error
@@ -119,7 +119,7 @@ class Postgres:
         return cls(url, readers)
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """Run a query that changes nothing; again, where its connection turns out to be dead.
+        """Run a query that changes nothing; once more, where its connection turns out to be dead.
 
         Raises
         ------
@@ -128,7 +128,9 @@ class Postgres:
         try:
             try:
                 return await self._fetch(query, *arguments)
-            except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError):
+            except _FAILURES as error:
+                if not _may_pass(error):
+                    raise
                 return await self._fetch(query, *arguments)
         except _FAILURES as error:
             raise _unavailable(error) from error
@@ -168,23 +170,25 @@ class Postgres:
                 await self._readers.release(connection, timeout=_RELEASE_SECONDS)
 
     async def _commit(self, rows: list[Row]) -> Sequence[Exception | None]:
-        """Store `rows` in one transaction; where its outcome stays unknown, once more: an id is stored once.
-
-        Data that PostgreSQL refuses would fail everything that shares its transaction, so it is looked for by halves.
-        """
-        failure: Exception = AssertionError("unreachable")
-        for _ in range(2):
+        """Store `rows` in one transaction; where its outcome is unknown, once more: an id is stored once."""
+        try:
             try:
                 return await self._insert(rows)
             except _FAILURES as error:
-                failure = error
-                if _is_refusal(error):
-                    break
+                if not _may_pass(error):
+                    raise
                 self._drop_writer()
-        else:
-            return [_unavailable(failure) for _ in rows]
+                return await self._insert(rows)
+        except _FAILURES as error:
+            if _is_refusal(error):
+                return await self._commit_apart(rows, error)
+            self._drop_writer()
+            return [_unavailable(error) for _ in rows]
+
+    async def _commit_apart(self, rows: list[Row], refusal: Exception) -> Sequence[Exception | None]:
+        """Find by halves the rows that PostgreSQL refuses, which fail everything that shares their transaction."""
         if len(rows) == 1:
-            return [_refused(rows[0], failure)]
+            return [_refused(rows[0], refusal)]
         half = len(rows) // 2
         return [*await self._commit(rows[:half]), *await self._commit(rows[half:])]
 
@@ -308,6 +312,11 @@ def _turn(record: asyncpg.Record) -> Turn:
 def _is_refusal(error: Exception) -> bool:
     """Tell whether PostgreSQL refuses the data: SQLSTATE classes data exception, integrity, program limit."""
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "22")[:2] in {"22", "23", "54"}
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether another try at once may help: a connection was cut, yes; time ran out or data is refused, no."""
+    return not _is_refusal(error) and not isinstance(error, TimeoutError | asyncpg.QueryCanceledError)
 
 
 def _refused(row: Row, cause: Exception) -> OrchestraError:
