@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check bench lab chaos load nightly format constraints clean
+.PHONY: help demo serve test check bench lab chaos load nightly format pictures constraints clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ nightly: $(DEV) ## the tests that take longer than a pull request should wait fo
 format: $(DEV) ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pictures: $(RUN) ## render the README's picture anew from the brownout scenario
+	$(BIN)/python -m sim.pictures chaos/scenarios/provider_brownout.yaml docs/pictures/brownout.png
 
 constraints: ## pin the newest versions that pyproject.toml allows, as a fresh environment resolves them
 	@$(call require_python)

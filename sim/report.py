@@ -146,11 +146,10 @@ def _timeline_words(run: Run, evidence: Evidence) -> str:
     ]
     opened = [change for change in evidence.changes if change.after == "OPEN"]
     if opened:
-        words.append(
-            f"{opened[0].breaker} was the first breaker to open, at {plots.clock(opened[0].at)}, "
-            f"of {len(opened):,} openings in all."
-        )
-    words.append("Shaded: while a fault was in force.")
+        times = "once, " if len(opened) == 1 else f"{len(opened):,} times, first "
+        words.append(f"Breakers opened {times}{opened[0].breaker} at {plots.clock(opened[0].at)}.")
+    if evidence.faults:
+        words.append("Shaded: while a fault was in force.")
     return " ".join(words)
 
 
@@ -359,7 +358,7 @@ svg { display: block; width: 100%; height: auto; stroke-linejoin: round; }
 .narrow { display: none; }
 @media (max-width: 40rem) {
   main { padding: 1.5rem 1rem 3rem; } .wide { display: none; } .narrow { display: block; }
-  h1 { font-size: 1.5rem; } th, td { padding-right: .8rem; } tbody th { min-width: 7rem; }
+  h1 { font-size: 1.5rem; } th, td { padding-right: .8rem; } tbody th:not(.number) { min-width: 7rem; }
   .facts { grid-template-columns: 1fr 1fr; } }
 @media print { body { background: none; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 code, pre { font-family: var(--mono); font-size: .88em; }
@@ -397,7 +396,7 @@ $expectations
 $timeline
 </section>
 <section>
-<h2>Before, during and after</h2>
+<h2>How long answers took</h2>
 $latency
 $phases
 </section>
