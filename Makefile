@@ -50,7 +50,8 @@ chaos: $(RUN) ## rehearse every scenario in chaos/scenarios; the exit code is th
 	exit $$status
 
 load: $(DEV) ## start the service, run Locust against it for 20 s, stop it; the exit code is gated on failures and p95
-	@$(BIN)/python -m loadtests.smoke
+	@$(BIN)/python -m chaos.processes $(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --stop-timeout 5 \
+		--users 10 --spawn-rate 10 --run-time 20s --host {url} $(LOAD)
 
 nightly: $(DEV) ## the tests that take longer than a pull request should wait for
 	$(BIN)/pytest -m nightly

@@ -19,8 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-READY_SECONDS_MAX = 60.0
+HOST = "127.0.0.1"
+SERVICE = (sys.executable, "-m", "orchestra", "serve")
+READY_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 30.0
 LOG_LINES_SHOWN = 20
 
@@ -67,7 +71,14 @@ class LiveService:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
 
 
-def start_service(data_dir: Path, environ: Mapping[str, str] | None = None, *, port: int | None = None) -> LiveService:
+def start_service(
+    data_dir: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    port: int | None = None,
+    command: Sequence[str] = SERVICE,
+    ready_seconds_max: float = READY_SECONDS_MAX,
+) -> LiveService:
     """Start a service and return once it is ready.
 
     Parameters
@@ -78,34 +89,39 @@ def start_service(data_dir: Path, environ: Mapping[str, str] | None = None, *, p
         Settings beside this process's own environment.
     port : int, optional
         A free one where None.
+    command : sequence of str
+        What to run: it listens where ORCHESTRA_HOST and ORCHESTRA_PORT say, and answers 200 at ``/readyz`` once ready.
+    ready_seconds_max : float
 
     Raises
     ------
     ServiceFailed
-        It ended, or was not ready within `READY_SECONDS_MAX`.
+        It ended, or was not ready in time.
     """
     port = port or free_port()
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "service.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestra", "serve", "--port", str(port)],
-            env={**os.environ, "ORCHESTRA_DATA_DIR": str(data_dir), **(environ or {})},
+            command,
+            env=os.environ
+            | {"ORCHESTRA_HOST": HOST, "ORCHESTRA_PORT": str(port), "ORCHESTRA_DATA_DIR": str(data_dir)}
+            | (environ or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    service = LiveService(f"http://127.0.0.1:{port}", process, log)
+    service = LiveService(f"http://{HOST}:{port}", process, log)
     try:
-        _await_ready(service)
+        _await_ready(service, ready_seconds_max)
     except BaseException:
         service.stop()
         raise
     return service
 
 
-def _await_ready(service: LiveService) -> None:
-    end = time.monotonic() + READY_SECONDS_MAX
+def _await_ready(service: LiveService, seconds_max: float) -> None:
+    end = time.monotonic() + seconds_max
     while time.monotonic() < end:
         if service.process.poll() is not None:
             raise ServiceFailed(f"the service ended with status {service.process.returncode}\n{service.log_end()}")
@@ -114,13 +130,15 @@ def _await_ready(service: LiveService) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise ServiceFailed(f"the service was not ready within {READY_SECONDS_MAX:g} s\n{service.log_end()}")
+    raise ServiceFailed(f"the service was not ready within {seconds_max:g} s\n{service.log_end()}")
 
 
 @contextmanager
-def live_service(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[LiveService]:
-    """Run a service for as long as the context lasts."""
-    service = start_service(data_dir, environ)
+def live_service(
+    data_dir: Path, environ: Mapping[str, str] | None = None, *, command: Sequence[str] = SERVICE
+) -> Iterator[LiveService]:
+    """Run a service for as long as the context lasts; parameters and errors as in `start_service`."""
+    service = start_service(data_dir, environ, command=command)
     try:
         yield service
     finally:
@@ -130,16 +148,30 @@ def live_service(data_dir: Path, environ: Mapping[str, str] | None = None) -> It
 def free_port() -> int:
     """Return a TCP port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run `arguments` beside a fresh service and return its status."""
-    with tempfile.TemporaryDirectory() as folder, live_service(Path(folder)) as service:
-        command = [argument.replace("{url}", service.url) for argument in arguments]
-        return subprocess.run(command, check=False).returncode
+def main(arguments: Sequence[str], *, service: Sequence[str] = SERVICE) -> int:
+    """Run `arguments` beside a fresh service and return its status, or 1 where the service fails."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="orchestra-live-") as folder,
+            live_service(Path(folder), command=service) as live,
+        ):
+            command = [argument.replace("{url}", live.url) for argument in arguments]
+            return subprocess.run(command, check=False).returncode
+    except ServiceFailed as failure:
+        sys.stderr.write(f"{failure}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # so that the service is stopped on the way out
 
 
 if __name__ == "__main__":

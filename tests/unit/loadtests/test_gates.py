@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from chaos.processes import free_port
 from loadtests.gates import EXIT_GATE, Gates, Measured, violations
 from loadtests.replies import CHAT_PATH, reply_fault
-from loadtests.smoke import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 Handler = Callable[[web.Request], Awaitable[web.Response]]
