@@ -71,7 +71,7 @@ def run(
     if report is not None:
         from sim import report as reports  # noqa: PLC0415 - draws with matplotlib, which takes a second to import
 
-        reports.write(done, report)
+        reports.write(done, report, _again(scenario, trace, done))
     _show(done, _again(scenario, trace, done))
     raise typer.Exit(done.verdict.exit_code)
 

@@ -275,3 +275,4 @@ def test_the_same_run_gives_the_same_page_in_any_process(tmp_path):
         assert done.returncode == 1, done.stderr
         pages.append(re.sub(r'<span id="wall">.*?</span>', "", path.read_text(encoding="utf-8")))
     assert pages[0] == pages[1]
+    assert "<code>orchestra sim run story.yaml --seed 7</code>" in pages[0]
