@@ -104,9 +104,13 @@ def start_service(
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            env=os.environ
-            | {"ORCHESTRA_HOST": HOST, "ORCHESTRA_PORT": str(port), "ORCHESTRA_DATA_DIR": str(data_dir)}
-            | (environ or {}),
+            env={
+                **os.environ,
+                "ORCHESTRA_HOST": HOST,
+                "ORCHESTRA_PORT": str(port),
+                "ORCHESTRA_DATA_DIR": str(data_dir),
+                **(environ or {}),
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -127,3 +127,10 @@ class ShuttingDown(OrchestraError):
     """The instance is draining; another one, or this one after its restart, will answer."""
 
     kind, title, status, close_code, retryable = "shutting-down", "Shutting down", 503, 1012, True
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the stable word that events and metrics call `error` by; a caller that went away is ``cancelled``."""
+    if isinstance(error, OrchestraError):
+        return error.kind
+    return OrchestraError.kind if isinstance(error, Exception) else "cancelled"

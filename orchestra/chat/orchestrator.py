@@ -15,6 +15,7 @@ from orchestra.errors import (
     Overloaded,
     ProviderFailed,
     ShuttingDown,
+    kind_of,
 )
 from orchestra.events import Hook, TurnFinished, TurnOutcome, TurnStarted, UnexpectedError
 from orchestra.model import ChatReply, ChatRequest, Delta, Finish, Recalled, Recollection, TraceContext, Turn
@@ -220,7 +221,6 @@ class ChatOrchestrator:
 
     def _finish(self, progress: Progress, error: BaseException | None) -> None:
         outcome: TurnOutcome = "answered" if error is None else "shed" if isinstance(error, SHED) else "failed"
-        kind = "" if error is None else error.kind if isinstance(error, OrchestraError) else "cancelled"
         finish = progress.finish or Finish("", "")
         now = self._now()
         self._hook(
@@ -230,7 +230,7 @@ class ChatOrchestrator:
                 session_id=progress.session_id,
                 turn_id=progress.turn_id,
                 outcome=outcome,
-                error=kind,
+                error="" if error is None else kind_of(error),
                 seconds=now - progress.started,
                 first_token_seconds=progress.first_token_seconds,
                 engine=progress.engine,

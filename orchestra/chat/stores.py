@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from orchestra.errors import OrchestraError, StoreUnavailable
+from orchestra.errors import StoreUnavailable, kind_of
 from orchestra.events import Hook, StoreFinished
 
 T = TypeVar("T")
@@ -35,20 +35,19 @@ class StoreCalls:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        error = "cancelled"
+        error = ""
         try:
-            async with asyncio.timeout(self._seconds_max):
-                result = await call
-            error = ""
-        except TimeoutError as timeout:
-            error = StoreUnavailable.kind
-            raise StoreUnavailable(
-                f"the {target} store did not answer within {self._seconds_max:g} s: try again", retry_after_seconds=1
-            ) from timeout
-        except OrchestraError as known:
-            error = known.kind
+            try:
+                async with asyncio.timeout(self._seconds_max):
+                    return await call
+            except TimeoutError as timeout:
+                raise StoreUnavailable(
+                    f"the {target} store did not answer within {self._seconds_max:g} s: try again",
+                    retry_after_seconds=1,
+                ) from timeout
+        except BaseException as raised:
+            error = kind_of(raised)
             raise
         finally:
             now = loop.time()
             self._hook(StoreFinished(now, correlation_id, target, error, now - started))
-        return result

@@ -9,9 +9,9 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from orchestra.errors import BreakerOpen, DeadlineExceeded, OrchestraError
+from orchestra.errors import BreakerOpen, DeadlineExceeded, kind_of
 from orchestra.events import CallFinished, CallOutcome, Hook
-from orchestra.resilience.breaker import Breaker
+from orchestra.resilience.breaker import Breaker, outcome_of
 
 T = TypeVar("T")
 
@@ -95,19 +95,13 @@ class Guard:
         """Tell the hook how the call ended."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        outcome: CallOutcome = "dropped"
-        error = "cancelled"
+        outcome: CallOutcome = "success"
+        error = ""
         try:
             yield
-            outcome, error = "success", ""
-        except BreakerOpen as rejection:
-            outcome, error = "rejected", rejection.kind
-            raise
-        except OrchestraError as failure:
-            outcome, error = "failure", failure.kind
-            raise
-        except Exception:
-            outcome, error = "failure", "unexpected"
+        except BaseException as raised:
+            outcome = "rejected" if isinstance(raised, BreakerOpen) else outcome_of(raised)
+            error = kind_of(raised)
             raise
         finally:
             now = loop.time()

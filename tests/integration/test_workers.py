@@ -1,0 +1,130 @@
+"""Several worker processes: one socket, one pair of stores, and nothing left over however they end."""
+
+import asyncio
+import signal
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import psutil
+import pytest
+
+from chaos.processes import LiveService, ServiceFailed, free_port, live_service, start_service
+
+WORKERS = {"ORCHESTRA_WORKERS": "2"}
+SECONDS_MAX = 30.0
+
+
+def workers(service: LiveService) -> list[psutil.Process]:
+    """Return the processes that serve."""
+    found = []
+    for child in psutil.Process(service.process.pid).children():
+        with suppress(psutil.Error):  # it may have just ended
+            if "--multiprocessing-fork" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def family(service: LiveService) -> list[psutil.Process]:
+    """Return all processes of a service, its stores among them."""
+    return psutil.Process(service.process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Wait until all have ended."""
+    _, alive = psutil.wait_procs(processes, SECONDS_MAX)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def answers(service: LiveService, count: int) -> list[int]:
+    """Return the status of `count` turns, each on a connection of its own."""
+
+    async def asked() -> list[int]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as client:
+
+            async def one(number: int) -> int:
+                body = {"message": f"turn {number}"}
+                async with client.post(f"{service.url}/chat/v2/chat", json=body) as response:
+                    return response.status
+
+            return await asyncio.gather(*(one(number) for number in range(count)))
+
+    return asyncio.run(asked())
+
+
+def test_workers_serve_together_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
+    with live_service(tmp_path, WORKERS) as service:
+        assert answers(service, 20) == [200] * 20
+        first, second = workers(service)
+        first.kill()
+        end = time.monotonic() + SECONDS_MAX
+        while len(pids := {each.pid for each in workers(service)} - {first.pid}) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert second.pid in pids
+        assert len(pids) == 2
+        assert answers(service, 20) == [200] * 20
+        everything = family(service)
+        assert service.stop() == 143
+    assert gone(everything)
+
+
+def test_a_stop_amid_the_start_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ServiceFailed):
+        start_service(tmp_path, WORKERS, ready_seconds_max=0.0)  # stops it as soon as it has begun
+    assert not [each for each in psutil.process_iter(["environ"]) if _uses(each, tmp_path)]
+
+
+def test_a_stop_while_workers_start_leaves_nothing(tmp_path: Path) -> None:
+    service = start_service(tmp_path, WORKERS)
+    for worker in workers(service):
+        worker.kill()  # both are started anew
+    end = time.monotonic() + SECONDS_MAX
+    while len(workers(service)) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    everything = family(service)
+    assert service.stop() == 143
+    assert gone(everything)
+
+
+def test_killed_with_its_workers_serving_it_frees_its_port(tmp_path: Path) -> None:
+    port = free_port()
+    service = start_service(tmp_path, WORKERS, port=port)
+    served = workers(service)
+    service.kill()
+    assert gone(served)
+    again = start_service(tmp_path, WORKERS, port=port)
+    everything = family(again)
+    assert answers(again, 4) == [200] * 4
+    assert again.stop() == 143
+    assert gone(everything)
+
+
+def test_a_taken_port_is_refused_by_name(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceFailed, match=f"cannot listen on 127.0.0.1 port {port}") as failure:
+            start_service(tmp_path, port=port)
+    assert "ORCHESTRA_PORT" in str(failure.value)
+    assert "Traceback" not in str(failure.value)
+
+
+def test_ctrl_c_stops_workers_and_stores(tmp_path: Path) -> None:
+    service = start_service(tmp_path, WORKERS)
+    address = urlsplit(service.url)
+    everything = family(service)
+    service.process.send_signal(signal.SIGINT)
+    service.process.wait(SECONDS_MAX)
+    assert gone(everything)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.hostname or "", address.port or 0), timeout=5)
+    assert "Traceback" not in service.log_end()
+
+
+def _uses(process: psutil.Process, data_dir: Path) -> bool:
+    try:
+        return str(data_dir) in (process.environ() or {}).get("ORCHESTRA_DATA_DIR", "")
+    except psutil.Error:
+        return False
