@@ -106,6 +106,7 @@ class Postgres:
             connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
             try:
                 await migrate(connection, read_migrations(packaged()))
+                await register_vector(connection)  # refused here, once, where the type is in another schema
             finally:
                 connection.terminate()
             # Every reader learns the vector type, which exists by now.
@@ -194,8 +195,7 @@ class Postgres:
 
     async def _insert(self, rows: list[Row]) -> list[Exception | None]:
         if self._writer is None or self._writer.is_closed():
-            self._writer = await asyncpg.connect(self._url, **_OPTIONS)
-            await register_vector(self._writer)
+            self._writer = await _open_writer(self._url)
         # Sorted, lest two processes that write the same turns wait for each other.
         memories = sorted((row for row in rows if isinstance(row, Memory)), key=lambda memory: memory.id)
         turns = sorted(
@@ -252,6 +252,16 @@ class PostgresConversations:
     async def ping(self) -> None:
         """Return once PostgreSQL has answered."""
         await self._postgres.ping()
+
+
+async def _open_writer(url: str) -> asyncpg.Connection:
+    connection = await asyncpg.connect(url, **_OPTIONS)
+    try:
+        await register_vector(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 async def _keep(connection: object) -> None:

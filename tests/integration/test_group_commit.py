@@ -217,21 +217,21 @@ def test_a_commit_and_a_read_that_are_cut_while_under_way_are_done_again(databas
     async def scenario():
         async with connected(database_url) as postgres:
             await postgres.conversations.append(turn("before"), "o")
-            connection = await asyncpg.connect(database_url)
-            async with connection.transaction():
-                await connection.execute("LOCK TABLE turns IN ACCESS EXCLUSIVE MODE")
+            blocker, watcher = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+            async with blocker.transaction():
+                await blocker.execute("LOCK TABLE turns IN ACCESS EXCLUSIVE MODE")
                 append = asyncio.create_task(postgres.conversations.append(turn("s"), "o"))
                 read = asyncio.create_task(postgres.conversations.turns("before"))
-                waiting = []
-                for _ in range(300):
-                    waiting = await connection.fetch(WAITING)
+                for _ in range(400):
+                    waiting = await watcher.fetch(WAITING)
                     if len(waiting) == 2:
                         break
                     await asyncio.sleep(0.01)
                 assert len(waiting) == 2
                 for record in waiting:
-                    assert await connection.fetchval("SELECT pg_terminate_backend($1, 1000)", record["pid"])
-            await connection.close()
+                    assert await watcher.fetchval("SELECT pg_terminate_backend($1, 1000)", record["pid"])
+            await blocker.close()
+            await watcher.close()
             assert await append is None
             assert await read == (turn("before"),)
             assert await postgres.conversations.turns("s") == (turn("s"),)
