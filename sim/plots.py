@@ -37,6 +37,7 @@ LANES_MAX = 8
 SHADES_MAX = 200
 CURVE_POINTS = 200
 ROUNDING_S = 5e-6
+LABEL_CHARS_MAX = 32
 
 INK = "#3b3b3b"
 MUTED = "#8a8a8a"
@@ -269,9 +270,15 @@ def _cumulative(latencies: NDArray[np.float64], longest: float) -> tuple[NDArray
 def _heading(evidence: Evidence) -> str:
     counts = {name: sum(turn.outcome == name for turn in evidence.sent) for name in OUTCOMES}
     started = next((entry for entry in evidence.journal if isinstance(entry, RunStarted)), None)
-    name = " ".join(started.scenario.split())[:80] if started else "run"
+    name = _short(started.scenario, 60) if started else "run"
     answered, failed, shed = counts.values()
     return f"{name}: {answered:,} of {len(evidence.sent):,} turns answered, {failed:,} failed, {shed:,} shed"
+
+
+def _short(text: str, most: int) -> str:
+    """Return `text` on one line of at most `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 # --- panels -------------------------------------------------------------------------------------------------------
@@ -306,7 +313,7 @@ def _draw_faults(axes: Axes, evidence: Evidence, end: float) -> None:
         axes.broken_barh([(start, shown - start)], (lane - 0.4, 0.8), color=MUTED, linewidth=0)
         where, side = (shown, "left") if start + shown < 1.4 * end else (start, "right")
         axes.annotate(
-            whats[number],
+            _short(whats[number], LABEL_CHARS_MAX),
             (where, lane),
             xytext=(5 if side == "left" else -5, 0),
             textcoords="offset points",
@@ -349,7 +356,7 @@ def _draw_breakers(axes: Axes, states: dict[str, list[tuple[float, float, str]]]
             bars = [(start, stop - start) for start, stop, each in spans if each == state]
             axes.broken_barh(bars, (lane - 0.4, 0.8), facecolor=colour, linewidth=0, label=f"{lane} {state}")
     axes.set_ylim(len(states) - 0.5, -0.5)
-    axes.set_yticks(range(len(states)), list(states), parse_math=False)
+    axes.set_yticks(range(len(states)), [_short(name, LABEL_CHARS_MAX) for name in states], parse_math=False)
     axes.tick_params(axis="y", length=0)
     _tidy(axes, "Circuit breakers")
     _legend(axes, handles=[Patch(facecolor=colour, label=state) for state, colour in STATES.items()])
@@ -370,7 +377,7 @@ def _draw_provider(axes: Axes, buckets: Buckets) -> None:
 
 
 def _title(axes: Axes, text: str, pad: float | None = None) -> None:
-    axes.set_title(text, loc="left", size=10, color=INK, pad=pad, parse_math=False)
+    axes.set_title(text, loc="left", size=10, color=INK, pad=pad)
 
 
 def _tidy(axes: Axes, title: str) -> None:

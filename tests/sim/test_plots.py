@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from orchestra.events import BreakerChanged, CallFinished
@@ -75,7 +76,7 @@ def extents(collection):
 
 
 def rendered(figure):
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()  # a bare figure's own canvas draws nothing
     return figure
 
 
@@ -232,6 +233,7 @@ def test_nobody_answered_is_no_error(story):
     assert rendered(figure).axes[0].lines[0].get_ydata().tolist() == [0.0]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", [r"$\frac{1$", "_under^score_", "\n\n", "x" * 500, "\N{SNOWMAN}"])
 def test_names_from_files_are_text_and_nothing_else(name):
     journal = Journal(
