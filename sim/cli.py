@@ -132,7 +132,7 @@ def _show(done: Run, again: str) -> None:
     with console.capture() as page:
         console.print(timeline.render(done, again, console))
     for line in page.get().splitlines():
-        typer.echo(line.rstrip(), color=True)
+        sys.stdout.write(f"{line.rstrip()}\n")  # not by click, which writes UTF-8 to what knows only ASCII
 
 
 def _again(scenario: Path | None, trace: Path | None, done: Run) -> str:

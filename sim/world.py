@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
-from orchestra.ports import Ports
+from orchestra.ports import ConversationStore, Ports
 from sim import asgi, loop, verdict
 from sim.clients import Crowd, Door, DoorName, orchestrator_door, service_door
 from sim.clock import SimClock
@@ -166,7 +166,7 @@ class World:
             async with self._opened(left_behind) as door:
                 crowd = Crowd(door, self.scenario.workload.patience, self.streams.stream("clients"), self._record)
                 await self._story(crowd)
-                self._record(await self._audit(crowd))
+                self._record(await audit(crowd.acknowledged, self._conversations.store, self.env.now))
                 self._record(RunFinished(self.env.now, crowd.arrived, **crowd.counts))
         except* Aborted:
             pass
@@ -207,19 +207,6 @@ class World:
                 self._recording = False  # what the end of all tasks tells now is no part of the story
                 raise
             await asyncio.sleep(self.scenario.duration / PROGRESS_STEPS)
-
-    async def _audit(self, crowd: Crowd) -> Audited:
-        """Compare what clients were told with what the conversation store holds."""
-        stored: dict[str, list[str]] = {}
-        missing = duplicated = 0
-        for session_id, turn_id in crowd.acknowledged:
-            if session_id not in stored:
-                turns = await self._conversations.store.turns(session_id, limit=len(crowd.acknowledged))
-                stored[session_id] = [turn.id for turn in turns]
-            count = stored[session_id].count(turn_id)
-            missing += count == 0
-            duplicated += count > 1
-        return Audited(self.env.now, len(crowd.acknowledged), missing, duplicated)
 
     @asynccontextmanager
     async def _opened(self, left_behind: list[str]) -> AsyncIterator[Door]:
@@ -265,6 +252,20 @@ class World:
         if self._provider.busy or self._provider.queued:
             left.append(f"provider: {self._provider.busy} calls served and {self._provider.queued} queued")
         return left
+
+
+async def audit(acknowledged: Sequence[tuple[str, str]], store: ConversationStore, at: float) -> Audited:
+    """Compare what clients were told (session and id of each answered turn) with what `store` holds."""
+    stored: dict[str, list[str]] = {}
+    missing = duplicated = 0
+    for session_id, turn_id in acknowledged:
+        if session_id not in stored:
+            turns = await store.turns(session_id, limit=len(acknowledged))
+            stored[session_id] = [turn.id for turn in turns]
+        count = stored[session_id].count(turn_id)
+        missing += count == 0
+        duplicated += count > 1
+    return Audited(at, len(acknowledged), missing, duplicated)
 
 
 @asynccontextmanager

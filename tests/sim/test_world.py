@@ -1,14 +1,18 @@
 """Whole rehearsals: the real orchestrator in a small world, by both doors."""
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
+from orchestra.adapters.inprocess import InProcessConversations
 from orchestra.events import BreakerChanged, TurnFinished
+from orchestra.model import Turn
 from sim.journal import Audited, ClientArrived, ClientFinished, FaultEnded, FaultStarted, RunFinished, RunStarted
 from sim.scenario import load, replaying
 from sim.verdict import Status
 from sim.workload import Replay, Row, read_trace
-from sim.world import Aborted, rehearse
+from sim.world import Aborted, audit, rehearse
 
 PROPERTIES = "expectations: [{always: accounted}, {always: durable}, {always: no_defects}]\n"
 
@@ -150,6 +154,27 @@ def test_whoever_watches_may_end_the_run_and_keeps_what_there_is(small, door):
     assert not of(run, RunFinished)
     assert not [turn for turn in of(run, TurnFinished) if turn.error == "cancelled"]
     assert [each.virtual_seconds for each in seen] == sorted(each.virtual_seconds for each in seen)
+
+
+def test_what_is_left_behind_is_found_and_named(small):
+    made = []
+
+    def watch(progress) -> None:
+        if not made:
+            made.append(asyncio.get_running_loop().create_task(asyncio.sleep(1e9), name="forgotten"))
+
+    run = rehearse(small(PROPERTIES), watch=watch)
+    assert run.verdict.status is Status.CLEANUP_FAILED
+    assert run.verdict.left_behind == ("task forgotten",)
+
+
+def test_an_audit_finds_turns_that_were_acknowledged_and_are_not_stored():
+    async def main() -> Audited:
+        store = InProcessConversations()
+        await store.append(Turn("t1", "s", 1, "c", "m", "r", "e", "m", 0.0), "user:ada")
+        return await audit([("s", "t1"), ("s", "t2"), ("other", "t1")], store, 5.0)
+
+    assert asyncio.run(main()) == Audited(5.0, 3, 2, 0)
 
 
 def test_a_defect_of_whoever_watches_is_not_hidden(small):
