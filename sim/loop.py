@@ -22,8 +22,9 @@ import math
 import threading
 import warnings
 from asyncio import events
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
@@ -85,9 +86,6 @@ class SimTask(asyncio.Task[T]):
 
     def __hash__(self) -> int:
         return self.number
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
 
 class SimEnvironment(simpy.Environment):
@@ -227,6 +225,10 @@ class SimEnvironment(simpy.Environment):
 class SimLoop(asyncio.BaseEventLoop):
     """The loop of a `SimEnvironment`; made by it.
 
+    A timer fires a tick after its deadline, never at it. Real loops are late too, and a library that compares
+    `loop.time()` with its own deadline by `<` starts the same timer for ever if the clock reads the deadline exactly
+    (aiohttp #10149).
+
     Attributes
     ----------
     env
@@ -283,8 +285,12 @@ class SimLoop(asyncio.BaseEventLoop):
         queue = self.env._queue
         due = queue[0][0] if queue else math.inf
         if timers:
-            fires_at = _fires_at(timers[0][0])
-            due = min(due, fires_at)
+            when = timers[0][0]
+            fires_at = when + TICK_S
+            if fires_at <= when:  # a clock so late that it cannot tell a tick
+                fires_at = math.nextafter(when, math.inf)
+            if fires_at < due:  # noqa: PLR1730  # this and the next line are min() and max() without the calls
+                due = fires_at
         return due if due > now else now
 
     # These three do what asyncio's own do in fewer calls: a busy stock loop runs many deadlines in one iteration, and
@@ -300,25 +306,28 @@ class SimLoop(asyncio.BaseEventLoop):
         self._ready.append(handle)
         return handle
 
-    def call_later(
-        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
-        """Call back a tick after `delay` seconds of virtual time."""
-        return self._add_timer(self.env._now + delay, callback, args, context)
-
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back a tick after the virtual time `when`, in seconds."""
-        return self._add_timer(when, callback, args, context)
-
-    def _add_timer(
-        self, when: float, callback: Callable[..., object], args: Any, context: contextvars.Context | None
-    ) -> asyncio.TimerHandle:
         if self._closed or self._debug:
             self._check_call(callback, "call_at")
         if math.isnan(when):  # it would disorder the heap; infinity is fine: asyncio.sleep(math.inf) waits for ever
             raise ValueError("a timer needs a deadline, not NaN")
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heappush(self._timers, (when, self._tie(), timer))
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call back a tick after `delay` seconds of virtual time."""
+        if self._closed or self._debug:
+            self._check_call(callback, "call_later")
+        when = self.env._now + delay
+        if math.isnan(when):
+            raise ValueError("a timer needs a delay, not NaN")
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         heappush(self._timers, (when, self._tie(), timer))
         timer._scheduled = True  # type: ignore[attr-defined]
@@ -345,7 +354,16 @@ class SimLoop(asyncio.BaseEventLoop):
             heapify(timers)
             self._timers_cancelled = 0
 
-    # --- one iteration
+    # --- running
+
+    def run_forever(self) -> None:
+        """Run until `stop`, or until nothing is left (`Deadlock`).
+
+        Unlike a real loop it may run inside another one's callback, so in a notebook's cell: it waits for nothing, so
+        to the outer loop it is a plain computation.
+        """
+        with _outer_loop_set_aside(self):
+            super().run_forever()
 
     def _run_once(self) -> None:
         ready = self._ready
@@ -499,6 +517,9 @@ class SimLoop(asyncio.BaseEventLoop):
 
     # --- the end
 
+    def __del__(self) -> None:
+        """Say nothing of a loop left open: it holds nothing real, and environments of SimPy are just dropped."""
+
     def close(self) -> None:
         """Close the loop; warn of every task that is left, for none of them is cancelled here (`run` does that)."""
         if not self.is_closed() and not self.is_running():
@@ -594,18 +615,21 @@ def run(
         main.close()
         raise ValueError("give a schedule or an environment that has one, not both")
     loop = env.loop
-    with asyncio.Runner(loop_factory=lambda: loop, debug=debug) as runner:
+    with _outer_loop_set_aside(loop), asyncio.Runner(loop_factory=lambda: loop, debug=debug) as runner:
         return runner.run(main)
 
 
-def _fires_at(when_s: float) -> float:
-    """Return the instant a timer runs: a tick after its deadline, never at it.
-
-    Real loops are late too, and a library that compares `loop.time()` with its own deadline by `<` starts the same
-    timer for ever if the clock reads the deadline exactly (aiohttp #10149).
-    """
-    fires_at_s = when_s + TICK_S
-    return fires_at_s if fires_at_s > when_s else math.nextafter(when_s, math.inf)
+@contextmanager
+def _outer_loop_set_aside(loop: SimLoop) -> Iterator[None]:
+    """Let no other loop count as running in the body; it is restored afterwards."""
+    outer = events._get_running_loop()
+    if outer is loop:
+        raise RuntimeError("this loop is running already; await, or start a task")
+    events._set_running_loop(None)
+    try:
+        yield
+    finally:
+        events._set_running_loop(outer)
 
 
 def _error(event: simpy.Event) -> BaseException:

@@ -22,6 +22,7 @@ import textwrap
 import threading
 import time
 import timeit
+import types
 import urllib.request
 import uuid
 from datetime import datetime as aliased_datetime
@@ -334,6 +335,11 @@ class TestTraps:
     def test_a_wait_that_does_not_block_is_allowed(self):
         assert inside(lambda: threading.Semaphore(0).acquire(timeout=0)) is False
         assert inside(lambda: queue.Queue().qsize()) == 0
+
+    def test_a_notebooks_output_may_wait_for_its_thread(self):
+        output = types.ModuleType("ipykernel.iostream")
+        exec("import threading\ndef flush(): return threading.Event().wait(0.001)", vars(output))
+        assert inside(output.flush) is False
 
     def test_a_path_that_only_begins_alike_is_not_allowed(self, tmp_path):
         with pytest.raises(Leak):

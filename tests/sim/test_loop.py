@@ -648,6 +648,42 @@ class TestDriving:
         assert log == [*self.EXPECTED]
 
 
+class TestWithinAnotherLoop:
+    """A notebook's cell runs inside the kernel's loop; a simulation is a plain computation there."""
+
+    def test_run(self):
+        async def cell():
+            outer, task = asyncio.get_running_loop(), asyncio.current_task()
+            env = SimEnvironment()
+            env.loop.create_task(asyncio.sleep(3))
+            env.run(until=10)
+            result = run(asyncio.sleep(5, "inner"))
+            assert asyncio.get_running_loop() is outer
+            assert asyncio.current_task() is task
+            await asyncio.sleep(0)
+            return result
+
+        assert asyncio.run(cell()) == "inner"
+
+    def test_the_outer_loop_is_back_after_an_error(self):
+        async def cell():
+            with pytest.raises(Deadlock):
+                run(asyncio.sleep(math.inf))
+            return asyncio.get_running_loop()
+
+        assert asyncio.run(cell()) is not None
+
+    def test_a_loop_does_not_run_within_itself(self):
+        async def main():
+            for again in (env.run, env.step, env.loop.run_forever):
+                env.loop.call_soon(int)
+                with pytest.raises(RuntimeError, match="running already"):
+                    again()
+
+        env = SimEnvironment()
+        run(main(), env=env)
+
+
 class TestSurface:
     """What code written for asyncio may ask of a loop."""
 
