@@ -89,10 +89,11 @@ def run_many(make_app: MakeApp, listener: socket.socket, count: int, *, stop_sec
     workers: list[BaseProcess] = []
     try:
         workers += (started() for _ in range(count))
-        for deaths in range(DEATHS_MAX):
-            wait([worker.sentinel for worker in workers])
-            dead = next(worker for worker in workers if not worker.is_alive())
-            tell(Lifecycle(0.0, f"worker {dead.pid}", "died", f"status {dead.exitcode}, death {deaths + 1}"))
+        for deaths in range(1, DEATHS_MAX + 1):
+            ended = wait([worker.sentinel for worker in workers])
+            dead = next(worker for worker in workers if worker.sentinel in ended)
+            dead.join()
+            tell(Lifecycle(0.0, f"worker {dead.pid}", "died", f"status {dead.exitcode}, death {deaths}"))
             workers[workers.index(dead)] = started()
         raise WorkersFailed(f"{DEATHS_MAX} workers died: see the log for what they died of")
     finally:
