@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -87,8 +86,6 @@ def rehearse(
 ) -> Run:
     """Live through `scenario` and judge it.
 
-    Where this thread already runs a loop, as a notebook's does, the world gets a thread of its own.
-
     Parameters
     ----------
     scenario : Scenario
@@ -106,20 +103,9 @@ def rehearse(
     """
     started = time.perf_counter()
     world = World(scenario, seed, door, watch)
-    left_behind = world.live() if asyncio._get_running_loop() is None else _live_beside(world)
+    left_behind = world.live()
     judged = verdict.reach(scenario.expectations, world.journal, left_behind)
     return Run(scenario, seed, door, world.journal, judged, world.env.now, time.perf_counter() - started)
-
-
-def _live_beside(world: World) -> tuple[str, ...]:
-    """Let `world` happen on a thread of its own. An interrupt ends the run at its next stop."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        living = thread.submit(world.live)
-        try:
-            return living.result()
-        except KeyboardInterrupt:
-            world.abort()
-            raise
 
 
 class World:
@@ -146,14 +132,6 @@ class World:
             cost=self._plan,
             record=self._record,
         )
-
-    def abort(self) -> None:
-        """End the run at its next stop."""
-
-        def refuse(progress: Progress) -> None:
-            raise Aborted
-
-        self._watch = refuse
 
     def live(self) -> tuple[str, ...]:
         """Let the scenario happen, and return what is left behind."""
