@@ -105,9 +105,10 @@ class TestLifespan:
         async def client(app):
             return (await asgi.call(app, "GET", "/clock")).status
 
+        mode = Sanic.test_mode
         assert [visit(client)[0] for _ in range(3)] == [200] * 3
         assert "Door" not in Sanic._app_registry
-        assert Sanic.test_mode is False
+        assert Sanic.test_mode is mode
 
     def test_a_failed_start_is_raised(self):
         async def main():
