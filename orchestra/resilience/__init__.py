@@ -1,0 +1,1 @@
+"""Resilience: the policies around a call, one a file, and the guard that composes them."""
