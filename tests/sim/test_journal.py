@@ -75,11 +75,7 @@ def test_a_file_that_is_no_journal_is_refused_by_line(tmp_path, line):
 
 def test_a_traceback_tells_nothing_of_the_machine():
     it = Journal()
-    it.record(
-        UnexpectedError(
-            0.0, "c", "turn", 'File "/some/where/x.py", line 3\n  <Task at 0x7f1200ffee>\nE: no'
-        )
-    )
+    it.record(UnexpectedError(0.0, "c", "turn", 'File "/some/where/x.py", line 3\n  <Task at 0x7f1200ffee>\nE: no'))
     (entry,) = it
     assert entry.traceback == 'File "x.py", line 3\n  <Task at 0x…>\nE: no'
 
