@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -12,13 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 import pytest
 import redis
 
-from orchestra.adapters.embedded import EmbeddedStores, EmbeddedStoresError, embedded_stores, server, start
+from orchestra.adapters.embedded import EmbeddedStores, EmbeddedStoresError, embedded_stores, ownership, server, start
+from orchestra.adapters.embedded.account import Account
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -273,6 +277,20 @@ def test_two_processes_that_start_at_once_share_one_pair(data_dir: Path) -> None
     assert not any(map(lives, running.values()))
 
 
+def test_starts_and_stops_wait_for_each_other(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data_dir.mkdir()
+    with (data_dir / "lock").open("w") as lock, Owner(data_dir) as owner:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not select.select([owner.process.stdout], [], [], 1)[0]
+        assert not mains(data_dir)
+        monkeypatch.setattr(ownership, "LOCK_SECONDS_MAX", 0.1)
+        with pytest.raises(EmbeddedStoresError, match="fuser"):
+            start(data_dir)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        write(owner.started())
+        owner.end(signal.SIGTERM)
+
+
 def test_a_killed_user_does_not_count(data_dir: Path) -> None:
     with Owner(data_dir) as killed, Owner(data_dir) as last:
         killed.started(), last.started()
@@ -286,7 +304,7 @@ def test_a_recycled_pid_does_not_count(data_dir: Path) -> None:
     stores = start(data_dir)
     recorded = json.loads((data_dir / "users.json").read_text())
     _pid, began, boot, number = recorded["users"][0].split()
-    stranger = f"{os.getppid()} {int(began) - 1} {boot} {number}"
+    stranger = f"{os.getppid()} {int(began) + 1} {boot} {number}"
     (data_dir / "users.json").write_text(json.dumps(recorded | {"users": [*recorded["users"], stranger]}))
     stores.stop()
     assert not mains(data_dir)
@@ -299,7 +317,7 @@ def test_sigterm_stops_both(data_dir: Path) -> None:
         assert len(running) == 2
         assert owner.end(signal.SIGTERM) == 143
     assert not any(map(lives, running.values()))
-    assert "database system is shut down" in (data_dir / "postgres.log").read_text()
+    assert "received fast shutdown request" in (data_dir / "postgres.log").read_text()
     assert "Calling fsync() on the AOF file" in (data_dir / "redis.log").read_text()
 
 
@@ -399,15 +417,29 @@ def test_servers_whose_sockets_were_cleaned_away_are_replaced(data_dir: Path, mo
         stores = owner.started()
         write(stores)
         owner.end(signal.SIGKILL)
-    # What stands there afterwards may be anybody's.
     shutil.rmtree(sockets_of(stores))
-    sockets_of(stores).mkdir(mode=0o777)
     again = start(data_dir)
     assert sockets_of(again) != sockets_of(stores)
     assert kept(again) == (1, 1)
     again.stop()
     assert not mains(data_dir)
-    sockets_of(stores).rmdir()
+
+
+def test_a_directory_for_sockets_that_anybody_may_have_made_is_not_taken(data_dir: Path) -> None:
+    data_dir.mkdir()
+    account = Account.of(data_dir)
+    sockets = account.socket_directory()
+    link = data_dir / "link"
+    link.symlink_to(sockets)
+    try:
+        assert account.owns_socket_directory(sockets)
+        assert not account.owns_socket_directory(link)
+        assert not replace(account, uid=account.uid + 1).owns_socket_directory(sockets)
+        sockets.chmod(0o755)
+        assert not account.owns_socket_directory(sockets)
+    finally:
+        sockets.rmdir()
+    assert not account.owns_socket_directory(sockets)
 
 
 def test_a_torn_record_of_users_is_no_user(data_dir: Path) -> None:
@@ -417,15 +449,19 @@ def test_a_torn_record_of_users_is_no_user(data_dir: Path) -> None:
     assert not mains(data_dir)
 
 
-def test_sockets_go_where_their_path_is_short_enough(data_dir: Path) -> None:
-    long = data_dir.parent / ("long" * 25)
-    long.mkdir()
-    with Owner(data_dir, TMPDIR=str(long)) as owner:
+@pytest.mark.parametrize(
+    ("name", "mode"), [("long" * 25, 0o755), pytest.param("private", 0o700, marks=as_root)], ids=["long", "private"]
+)
+def test_sockets_go_where_their_path_is_short_and_walkable(data_dir: Path, name: str, mode: int) -> None:
+    data_dir.parent.chmod(0o755)
+    temporary = data_dir.parent / name
+    temporary.mkdir(mode=mode)
+    with Owner(data_dir, TMPDIR=str(temporary)) as owner:
         stores = owner.started()
-        assert not sockets_of(stores).is_relative_to(long)
+        assert not sockets_of(stores).is_relative_to(temporary)
         write(stores)
         owner.end(signal.SIGTERM)
-    assert list(long.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_logs_are_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,10 +526,12 @@ def test_a_long_path_that_only_root_may_walk(data_dir: Path) -> None:
 def test_the_environment_of_the_user_does_not_reach_the_servers(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"PGPORT": "6", "PGDATA": "/", "PGUSER": "x", "PGSSLMODE": "require", "LC_ALL": "x"}.items():
+    for name, value in {"PGPORT": "6", "PGDATA": "/", "PGUSER": "x", "LC_ALL": "x", "PROVIDER_KEY": "x"}.items():
         monkeypatch.setenv(name, value)
     stores = start(data_dir)
     write(stores)
+    for pid in mains(data_dir).values():
+        assert b"PROVIDER_KEY" not in Path(f"/proc/{pid}/environ").read_bytes()
     stores.stop()
 
 
@@ -519,22 +557,23 @@ def test_programs_that_the_account_cannot_reach(data_dir: Path) -> None:
 
 
 @as_root
-def test_an_ordinary_user(data_dir: Path) -> None:
+@pytest.mark.parametrize("name", ["nobody", "another"])
+def test_an_ordinary_user_also_after_root(data_dir: Path, name: str) -> None:
+    uid = NOBODY if name == "nobody" else next(user.pw_uid for user in pwd.getpwall() if user.pw_uid not in (0, NOBODY))
     data_dir.parent.chmod(0o755)
     data_dir.mkdir()
-    os.chown(data_dir, NOBODY, NOBODY)
-    with Owner(data_dir, NOBODY) as owner:
-        write(owner.started())
+    os.chown(data_dir, uid, uid)
+    # Root on a user's directory runs the servers as that user, and leaves nothing the user could not use.
+    stores = start(data_dir)
+    write(stores)
+    assert {os.stat(f"/proc/{pid}").st_uid for pid in mains(data_dir).values()} == {uid}
+    stores.stop()
+    with Owner(data_dir, uid) as owner:
+        assert kept(owner.started()) == (1, 1)
         running = mains(data_dir)
-        assert {os.stat(f"/proc/{pid}").st_uid for pid in running.values()} == {NOBODY}
+        assert {os.stat(f"/proc/{pid}").st_uid for pid in running.values()} == {uid}
         assert owner.end(signal.SIGTERM) == 143
     assert not any(map(lives, running.values()))
-    # Root on the same directory runs them as its owner, and leaves nothing that the owner could not use.
-    start(data_dir).stop()
-    with Owner(data_dir, NOBODY) as owner:
-        assert kept(owner.started()) == (1, 1)
-        owner.end(signal.SIGTERM)
-    assert not mains(data_dir)
 
 
 @as_root
