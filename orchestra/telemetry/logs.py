@@ -83,6 +83,7 @@ class Logs:
             )
         )
         self._root_level = logging.root.level
+        self._handler.setLevel(number)  # a library may have set its own logger to tell more
         logging.root.addHandler(self._handler)
         logging.root.setLevel(number)
 

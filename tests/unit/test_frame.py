@@ -20,7 +20,21 @@ from packaging.utils import canonicalize_name
 from orchestra import config
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("demo", "serve", "test", "check", "bench", "lab", "chaos", "load", "nightly", "format", "constraints", "clean")
+VERBS = (
+    "demo",
+    "serve",
+    "test",
+    "check",
+    "bench",
+    "lab",
+    "chaos",
+    "load",
+    "nightly",
+    "format",
+    "pictures",
+    "constraints",
+    "clean",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

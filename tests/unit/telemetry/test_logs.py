@@ -82,7 +82,9 @@ def test_lines_below_the_level_are_not_written(stream, clock, events):
     logs = Logs(level="warning", as_json=True, now=clock.now, stream=stream)
     for event in events:
         logs.hook(event)
-    logging.getLogger("sanic.root").info("not this")
+    chatty = logging.getLogger("chatty.library")
+    chatty.setLevel(logging.DEBUG)
+    chatty.info("not this")
     logs.close()
     assert {line["event"] for line in lines(stream)} == {"call_finished", "breaker_changed", "unexpected_error"}
 
