@@ -54,7 +54,8 @@ load: $(DEV) ## start the service, run Locust against it for 20 s, stop it; the 
 		--users 10 --spawn-rate 10 --run-time 20s --host {url} $(LOAD)
 
 nightly: $(DEV) ## the tests that take longer than a pull request should wait for
-	$(BIN)/pytest -m nightly
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 tests/property
+	$(BIN)/pytest --timeout 0 -m nightly
 
 format: $(DEV) ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
