@@ -21,6 +21,7 @@ from chaos.processes import LiveService, ServiceFailed, live_service
 from orchestra.adapters import embedded
 from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.redis import RedisSessions
+from orchestra.errors import ConfigurationError
 from orchestra.model import Session, Turn
 from sim import report as reports
 from sim import scenario, timeline
@@ -46,6 +47,11 @@ def demo(
     ),
 ) -> None:
     """Rehearse a provider brownout in virtual time, then hold a short conversation with the live service."""
+    embedded.exit_on_sigterm()  # so that what is started here is stopped on the way out
+    try:
+        report.open("ab").close()
+    except OSError as wrong:
+        raise ConfigurationError(f"{report} cannot be written ({wrong.strerror}): choose another --report") from wrong
     console = Console(highlight=False)
     console.width = min(console.width, COLUMNS) if console.is_terminal else COLUMNS
     console.print(Rule("1  Rehearsal: a provider browns out, in virtual time", align="left"))
@@ -57,7 +63,7 @@ def demo(
             console.print(f"[dim]orchestra serve is ready at {service.url}, with the built-in offline model\n")
             replies = _talk(service, console)
             _show_stored(console, Path(folder), replies)
-    except ServiceFailed as failure:
+    except (ServiceFailed, OSError) as failure:
         console.print(f"the live part failed: {failure}", style="bold red", markup=False)
         raise typer.Exit(1) from failure
     console.print("[dim]The service and its stores have stopped.\n")

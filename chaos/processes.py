@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+
+from orchestra.adapters.embedded import exit_on_sigterm
 
 HOST = "127.0.0.1"
 SERVICE = (sys.executable, "-m", "orchestra", "serve")
@@ -86,7 +86,7 @@ def start_service(
     data_dir : Path
         Where its stores and its log go.
     environ : mapping, optional
-        Settings beside this process's own environment.
+        Settings; those of this process's own environment are left out.
     port : int, optional
         A free one where None.
     command : sequence of str
@@ -104,8 +104,9 @@ def start_service(
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
+            cwd=data_dir,  # where no orchestra.toml of the caller's lies
             env={
-                **os.environ,
+                **_neutral(os.environ),
                 "ORCHESTRA_HOST": HOST,
                 "ORCHESTRA_PORT": str(port),
                 "ORCHESTRA_DATA_DIR": str(data_dir),
@@ -122,6 +123,12 @@ def start_service(
         service.stop()
         raise
     return service
+
+
+def _neutral(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` without settings: what runs here must not touch the stores or the provider of a deployment."""
+    named = ("REDIS_URL", "DATABASE_URL")
+    return {name: value for name, value in environ.items() if name not in named and not name.startswith("ORCHESTRA_")}
 
 
 def _await_ready(service: LiveService, seconds_max: float) -> None:
@@ -159,23 +166,20 @@ def free_port() -> int:
 
 def main(arguments: Sequence[str], *, service: Sequence[str] = SERVICE) -> int:
     """Run `arguments` beside a fresh service and return its status, or 1 where the service fails."""
-    signal.signal(signal.SIGTERM, _leave)
+    exit_on_sigterm()
     try:
         with (
             tempfile.TemporaryDirectory(prefix="orchestra-live-") as folder,
             live_service(Path(folder), command=service) as live,
         ):
             command = [argument.replace("{url}", live.url) for argument in arguments]
-            return subprocess.run(command, check=False).returncode
-    except ServiceFailed as failure:
+            status = subprocess.run(command, check=False).returncode
+            return status if status >= 0 else 128 - status  # as a shell tells of a signal
+    except (ServiceFailed, FileNotFoundError) as failure:
         sys.stderr.write(f"{failure}\n")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-
-
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)  # so that the service is stopped on the way out
 
 
 if __name__ == "__main__":

@@ -54,18 +54,18 @@ class ModelledSessions:
     """`InProcessSessions` at the end of a wire."""
 
     def __init__(self, clock: Clock, wire: Wire) -> None:
-        self._store = InProcessSessions(clock)
+        self.store = InProcessSessions(clock)
         self._wire = wire
 
     async def load(self, session_id: str) -> Session | None:
         """Return the session, or None."""
         await self._wire.cross()
-        return await self._store.load(session_id)
+        return await self.store.load(session_id)
 
     async def save(self, session: Session, *, expected_version: int) -> None:
         """Store `session` where the stored version is `expected_version`."""
         await self._wire.cross()
-        await self._store.save(session, expected_version=expected_version)
+        await self.store.save(session, expected_version=expected_version)
 
     async def ping(self) -> None:
         """Return once the store has answered."""

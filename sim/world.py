@@ -19,7 +19,7 @@ from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
-from orchestra.ports import ConversationStore, Ports
+from orchestra.ports import ConversationStore, Ports, SessionStore
 from sim import asgi, loop, verdict
 from sim.clients import Crowd, Door, DoorName, orchestrator_door, service_door
 from sim.clock import SimClock
@@ -123,6 +123,7 @@ class World:
         self._recording = True
         self._clock = SimClock(self.env.loop)
         self._plan = Plan()
+        self._sessions = ModelledSessions(self._clock, self._wire("sessions"))
         self._conversations = ModelledConversations(self._wire("conversations"))
         self._provider = ModelledProvider(
             self.env,
@@ -144,7 +145,8 @@ class World:
             async with self._opened(left_behind) as door:
                 crowd = Crowd(door, self.scenario.workload.patience, self.streams.stream("clients"), self._record)
                 await self._story(crowd)
-                self._record(await audit(crowd.acknowledged, self._conversations.store, self.env.now))
+                stores = self._conversations.store, self._sessions.store  # past their wires and faults
+                self._record(await audit(crowd.acknowledged, *stores, self.env.now))
                 self._record(RunFinished(self.env.now, crowd.arrived, **crowd.counts))
         except* Aborted:
             pass
@@ -208,7 +210,7 @@ class World:
         return Ports(
             clock=self._clock,
             entropy=self.streams.stream("orchestra"),
-            sessions=ModelledSessions(self._clock, self._wire("sessions")),
+            sessions=self._sessions,
             conversations=self._conversations,
             memories=ModelledMemories(self._wire("memories")),
             embedder=HashingEmbedder(),
@@ -232,18 +234,33 @@ class World:
         return left
 
 
-async def audit(acknowledged: Sequence[tuple[str, str]], store: ConversationStore, at: float) -> Audited:
-    """Compare what clients were told (session and id of each answered turn) with what `store` holds."""
+async def audit(
+    acknowledged: Sequence[tuple[str, str]], conversations: ConversationStore, sessions: SessionStore, at: float
+) -> Audited:
+    """Compare what clients were told (session and id of each answered turn) with what both stores hold.
+
+    A turn that is in its conversation but beyond its session's version is missing too: the next turn would not know it.
+    """
     stored: dict[str, list[str]] = {}
     missing = duplicated = 0
     for session_id, turn_id in acknowledged:
         if session_id not in stored:
-            turns = await store.turns(session_id, limit=len(acknowledged))
-            stored[session_id] = [turn.id for turn in turns]
+            session = await sessions.load(session_id)
+            stored[session_id] = await _turn_ids(session_id, conversations, session.version if session else 0)
         count = stored[session_id].count(turn_id)
         missing += count == 0
         duplicated += count > 1
     return Audited(at, len(acknowledged), missing, duplicated)
+
+
+async def _turn_ids(session_id: str, conversations: ConversationStore, version: int) -> list[str]:
+    """Return the ids of a session's turns up to number `version`."""
+    found: list[str] = []
+    last = 0
+    while page := await conversations.turns(session_id, after=last):
+        found += [turn.id for turn in page if turn.number <= version]
+        last = page[-1].number
+    return found
 
 
 @asynccontextmanager

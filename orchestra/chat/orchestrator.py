@@ -60,7 +60,7 @@ class ChatOrchestrator:
     clock, entropy : ports
     turn_limits : TurnLimits
     hook : Hook
-        Gets a `TurnStarted` for every admitted turn and a `TurnFinished` for every turn.
+        Gets a `TurnStarted` for every admitted turn and a `TurnFinished` for every valid one.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ChatOrchestrator:
             `InvalidRequest` and its like name the field at fault; a turn that was shed or failed says what to do.
         """
         validate(request)
-        progress = self._begin(correlation_id, trace)
+        progress = self._begin(request, correlation_id, trace)
         with self._error_boundary(progress), self._admitted(progress, request):
             async with asyncio.timeout(self._limits.seconds_max), self._sessions.exclusive(request.session_id):
                 opened = await self._sessions.open(request.session_id, request.user_id, progress.correlation_id)
@@ -117,12 +117,13 @@ class ChatOrchestrator:
                 turn = await self._write(opened, turn, progress)
         return _reply(turn, finish, task.recalled, progress)
 
-    def _begin(self, correlation_id: str | None, trace: TraceContext | None) -> Progress:
+    def _begin(self, request: ChatRequest, correlation_id: str | None, trace: TraceContext | None) -> Progress:
         return Progress(
             correlation_id=correlation_id or self._entropy.hex(16),
             trace=trace or TraceContext(self._entropy.hex(16), self._entropy.hex(8)),
             turn_id=self._entropy.hex(16),
             started=asyncio.get_running_loop().time(),
+            session_id=request.session_id or "",
         )
 
     def _route(self, request: ChatRequest) -> Engine:
@@ -135,8 +136,8 @@ class ChatOrchestrator:
         try:
             async with aclosing(self._memory.answer(task)) as chunks:
                 recalled = [chunk.memories async for chunk in chunks if isinstance(chunk, Recalled)]
-        except OrchestraError:
-            progress.degraded.append(self._memory.name)
+        except Exception as failure:
+            self._without_memory(failure, progress)
             return task
         return Task(task.correlation_id, task.message, task.session, recalled[0] if recalled else ())
 
@@ -186,8 +187,14 @@ class ChatOrchestrator:
     async def _remember(self, turn: Turn, owner: str, progress: Progress) -> None:
         try:
             await self._memory.remember(turn, owner)
-        except OrchestraError:
-            progress.degraded.append(self._memory.name)
+        except Exception as failure:
+            self._without_memory(failure, progress)
+
+    def _without_memory(self, failure: Exception, progress: Progress) -> None:
+        """Note that the turn has to do without memory, be it out of order or defect."""
+        progress.degraded.append(self._memory.name)
+        if not isinstance(failure, OrchestraError):
+            self._hook(UnexpectedError(self._now(), progress.correlation_id, self._memory.name, _traceback(failure)))
 
     @contextmanager
     def _admitted(self, progress: Progress, request: ChatRequest) -> Iterator[None]:

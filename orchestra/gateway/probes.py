@@ -1,7 +1,6 @@
 """What machines ask the service: alive, ready, metrics."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -9,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
+from orchestra.chat.stores import StoreCalls
 from orchestra.config import Settings
 from orchestra.errors import OrchestraError, StoreUnavailable
 from orchestra.gateway.wire import JSON_TYPE
@@ -39,20 +39,17 @@ async def readyz(request: Request) -> HTTPResponse:
         "conversations": ports.conversations.ping,
         "memories": ports.memories.ping,
     }
-    answers = await asyncio.gather(*(_ping(ping, settings.store_seconds_max) for ping in pings.values()))
-    down = [name for name, answered in zip(pings, answers, strict=True) if not answered]
+    calls = StoreCalls(ports.hook, settings.store_seconds_max)
+    answers = await asyncio.gather(
+        *(calls(name, request.ctx.correlation_id, ping()) for name, ping in pings.items()), return_exceptions=True
+    )
+    down = [name for name, answer in zip(pings, answers, strict=True) if isinstance(answer, OrchestraError)]
+    for answer in answers:
+        if answer is not None and not isinstance(answer, OrchestraError):
+            raise answer
     if down:
         raise StoreUnavailable(f"no answer from the store of {' and '.join(down)}: see the log", retry_after_seconds=1)
     return _json({"status": "ready", "stores": dict.fromkeys(pings, "up")})
-
-
-async def _ping(ping: Callable[[], Awaitable[None]], seconds_max: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds_max):
-            await ping()
-    except (OrchestraError, TimeoutError):
-        return False
-    return True
 
 
 @openapi.summary("Metrics in the Prometheus text format")

@@ -5,7 +5,7 @@ asks for them, and stops them when it ends, also on SIGTERM.
 """
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from functools import partial
 
 from orchestra import compose
@@ -28,20 +28,20 @@ APP_NAME = "orchestra"
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; everything that was started is stopped before this returns."""
-    embedded.exit_on_sigterm()  # Sanic has handlers of its own, but only while it serves
+    embedded.exit_on_sigterm()  # until a loop runs, which then has handlers of its own
     with workers.listening(settings.host, settings.port) as listener, _stores(settings) as complete:
         make_app = partial(live_app, complete)
         if settings.workers == 1:
             workers.run_one(make_app, listener)
         else:
-            told = telemetry(complete, SystemClock())
-            workers.run_many(
-                make_app,
-                listener,
-                settings.workers,
-                stop_seconds_max=settings.shutdown_seconds_max,
-                tell=told.hook,
-            )
+            with closing(telemetry(complete, SystemClock())) as told:
+                workers.run_many(
+                    make_app,
+                    listener,
+                    settings.workers,
+                    stop_seconds_max=settings.shutdown_seconds_max,
+                    tell=told.hook,
+                )
 
 
 def live_app(settings: Settings) -> App:

@@ -1,6 +1,7 @@
 """Bytes of a request to a model and back: JSON by msgspec, each fault with its place and its cure."""
 
 import json
+import re
 from typing import TypeVar
 
 import msgspec
@@ -10,6 +11,8 @@ from orchestra.errors import InvalidRequest, UnsupportedMediaType
 T = TypeVar("T")
 
 JSON_TYPE = "application/json"
+REASON_CHARS_MAX = 120
+"""Of what msgspec says, which may quote a key of the client's of any length."""
 
 
 def decoded(body: bytes, content_type: str | None, into: type[T]) -> T:
@@ -30,13 +33,24 @@ def decoded(body: bytes, content_type: str | None, into: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=into)
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at ")
-        field = place.strip("`") or "$"
-        raise InvalidRequest(f"{reason}; {_shape(into)}", field=field) from error
+        reason = str(error)
+        raise InvalidRequest(f"{reason[:REASON_CHARS_MAX]}; {_shape(into)}", field=_field(reason)) from error
     except RecursionError as error:
         raise InvalidRequest(f"the JSON is nested too deeply; {_shape(into)}", field="$") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(_fault(body, error), field="$") from error
+
+
+_PLACE = re.compile(r" - at `(\$[\w.\[\]]*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `([\w\-]{1,64})`")
+
+
+def _field(reason: str) -> str:
+    """Return the path of the field that msgspec's `reason` is about. The text may hold a client's own key."""
+    if unknown := _UNKNOWN.match(reason):
+        return f"$.{unknown[1]}"
+    place = _PLACE.search(reason)
+    return place[1] if place and "unknown field" not in reason else "$"
 
 
 def _shape(into: type) -> str:
@@ -47,13 +61,19 @@ def _shape(into: type) -> str:
 
 
 def _fault(body: bytes, error: Exception) -> str:
-    """Say why `body` is no JSON. The standard library accepts what msgspec refuses in one case: lone surrogates."""
+    """Say why `body` is no JSON. What the standard library accepts of what msgspec refuses are lone surrogates."""
     if not body.strip():
         return "the body is empty: send a JSON object"
     if isinstance(error, UnicodeDecodeError):
         return f"the body is not valid UTF-8 (byte {error.start}): encode it as UTF-8"
     try:
-        json.loads(body)
-    except (ValueError, RecursionError):
-        return f"the body is not JSON: {error}"
+        json.loads(body.decode(), parse_constant=_no_constant)
+    except UnicodeDecodeError as wrong:
+        return f"the body is not JSON in UTF-8 (byte {wrong.start}): encode it as UTF-8, without a byte order mark"
+    except (ValueError, RecursionError) as wrong:
+        return f"the body is not JSON: {wrong if isinstance(wrong, ValueError) else error}"
     return "a text has a lone surrogate (U+D800 to U+DFFF), which is no character: send valid Unicode"
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON value: send a number or null")

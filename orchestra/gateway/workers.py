@@ -9,6 +9,8 @@ import asyncio
 import multiprocessing
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -25,7 +27,11 @@ KILL_AFTER_SECONDS = 5.0
 """How much longer than its own bound a worker may take to stop."""
 
 DEATHS_MAX = 10
-"""Workers replaced before something is deemed too wrong to go on: each is a crash, and the log says of what."""
+DEATHS_WITHIN_SECONDS = 300.0
+"""So many workers that die within so long are too many to replace: something is wrong that a new one cannot mend."""
+
+START_SETTLES_SECONDS = 0.1
+"""From the last start listener to the loop that runs for good."""
 
 
 class WorkersFailed(ConfigurationError):
@@ -52,11 +58,44 @@ def listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def run_one(make_app: MakeApp, listener: socket.socket) -> None:
-    """Serve in this process until SIGINT or SIGTERM."""
+def run_one(
+    make_app: MakeApp, listener: socket.socket, signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+) -> None:
+    """Serve in this process until one of `signals` comes."""
     app = make_app()
-    app.prepare(sock=listener, single_process=True, motd=False, access_log=False)
+    _stop_on(app, signals)
+    app.prepare(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
     Sanic.serve_single(primary=app)
+
+
+def _stop_on(app: App, signals: tuple[signal.Signals, ...]) -> None:
+    """Make `app` stop on a signal, whenever it comes.
+
+    Sanic's own handlers forget one that comes while it starts, or fail half-way through the start. Here one that comes
+    too early is kept until the loop runs for good, which is a moment after the last start listener.
+    """
+    asked: list[signal.Signals] = []
+    serving: list[bool] = []
+
+    def ask(number: signal.Signals) -> None:
+        asked.append(number)
+        if serving:
+            app.stop()
+
+    def serve() -> None:
+        serving.append(True)
+        if asked:
+            app.stop()
+
+    async def listen(_app: App) -> None:
+        for number in signals:
+            asyncio.get_running_loop().add_signal_handler(number, ask, number)
+
+    async def started(_app: App) -> None:
+        asyncio.get_running_loop().call_later(START_SETTLES_SECONDS, serve)
+
+    app.register_listener(listen, "before_server_start")
+    app.register_listener(started, "after_server_start")
 
 
 def run_many(make_app: MakeApp, listener: socket.socket, count: int, *, stop_seconds_max: float, tell: Hook) -> None:
@@ -72,12 +111,12 @@ def run_many(make_app: MakeApp, listener: socket.socket, count: int, *, stop_sec
     stop_seconds_max : float
         How long a worker may take to end its turns before it is killed.
     tell : Hook
-        Told when a worker is replaced; no loop runs here, so that its `at` is 0.
+        Told when a worker is replaced.
 
     Raises
     ------
     WorkersFailed
-        `DEATHS_MAX` workers died.
+        `DEATHS_MAX` workers died within `DEATHS_WITHIN_SECONDS`.
     """
     spawn = multiprocessing.get_context("spawn")
 
@@ -89,13 +128,15 @@ def run_many(make_app: MakeApp, listener: socket.socket, count: int, *, stop_sec
     workers: list[BaseProcess] = []
     try:
         workers += (started() for _ in range(count))
-        for deaths in range(1, DEATHS_MAX + 1):
+        died: deque[float] = deque(maxlen=DEATHS_MAX)
+        while len(died) < DEATHS_MAX or died[-1] - died[0] > DEATHS_WITHIN_SECONDS:
             ended = wait([worker.sentinel for worker in workers])
             dead = next(worker for worker in workers if worker.sentinel in ended)
             dead.join()
-            tell(Lifecycle(0.0, f"worker {dead.pid}", "died", f"status {dead.exitcode}, death {deaths}"))
+            died.append(time.monotonic())
+            tell(Lifecycle(died[-1], f"worker {dead.pid}", "died", f"status {dead.exitcode}"))
             workers[workers.index(dead)] = started()
-        raise WorkersFailed(f"{DEATHS_MAX} workers died: see the log for what they died of")
+        raise WorkersFailed(f"{DEATHS_MAX} workers died within {DEATHS_WITHIN_SECONDS:g} s: see the log for why")
     finally:
         _stop(workers, stop_seconds_max + KILL_AFTER_SECONDS)
 
@@ -104,12 +145,9 @@ def _stop(workers: list[BaseProcess], seconds_max: float) -> None:
     """Terminate all, wait for them together, kill what is left."""
     for worker in workers:
         worker.terminate()
-    left = [worker.sentinel for worker in workers]
-    while left:
-        ended = wait(left, seconds_max)
-        if not ended:
-            break
-        left = [sentinel for sentinel in left if sentinel not in ended]
+    end = time.monotonic() + seconds_max
+    for worker in workers:
+        worker.join(max(0.0, end - time.monotonic()))
     for worker in workers:
         worker.kill()
         worker.join()
@@ -118,7 +156,7 @@ def _stop(workers: list[BaseProcess], seconds_max: float) -> None:
 def _work(make_app: MakeApp, listener: socket.socket) -> None:
     """Be a worker. Ctrl-C reaches the whole group: the parent passes it on in its own time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run_one(lambda: _orphan_stops(make_app()), listener)
+    run_one(lambda: _orphan_stops(make_app()), listener, (signal.SIGTERM,))
 
 
 def _orphan_stops(app: App) -> App:

@@ -135,7 +135,7 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None, str]] = [
     ("wrong type", {"json": {"message": 7}}, 400, "invalid-request", "$.message", "str"),
     ("wrong type of an id", {"json": {"message": "a", "session_id": 7}}, 400, "invalid-request", "$.session_id", "str"),
     ("missing field", {"json": {}}, 400, "invalid-request", "$", "`message`"),
-    ("unknown field", {"json": {"message": "a", "colour": 1}}, 400, "invalid-request", "$", "`colour`"),
+    ("unknown field", {"json": {"message": "a", "colour": 1}}, 400, "invalid-request", "$.colour", "`colour`"),
     ("empty message", {"json": {"message": ""}}, 400, "invalid-request", "$.message", "say something"),
     ("blank message", {"json": {"message": " \n\t"}}, 400, "invalid-request", "$.message", "say something"),
     ("NUL", {"json": {"message": "a\0b"}}, 400, "invalid-request", "$.message", "NUL"),

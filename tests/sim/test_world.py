@@ -5,9 +5,10 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from orchestra.adapters.inprocess import InProcessConversations
+from orchestra.adapters.inprocess import InProcessConversations, InProcessSessions
+from orchestra.adapters.system import SystemClock
 from orchestra.events import BreakerChanged, TurnFinished
-from orchestra.model import Turn
+from orchestra.model import Session, Turn
 from sim.journal import Audited, ClientArrived, ClientFinished, FaultEnded, FaultStarted, RunFinished, RunStarted
 from sim.scenario import load, replaying
 from sim.verdict import Status
@@ -169,12 +170,19 @@ def test_what_is_left_behind_is_found_and_named(small):
 
 
 def test_an_audit_finds_turns_that_were_acknowledged_and_are_not_stored():
-    async def main() -> Audited:
-        store = InProcessConversations()
-        await store.append(Turn("t1", "s", 1, "c", "m", "r", "e", "m", 0.0), "user:ada")
-        return await audit([("s", "t1"), ("s", "t2"), ("other", "t1")], store, 5.0)
+    """Of two stored turns one was acknowledged; of four acknowledged, one is nowhere and two are in one store only."""
 
-    assert asyncio.run(main()) == Audited(5.0, 3, 2, 0)
+    async def main() -> Audited:
+        conversations = InProcessConversations()
+        for number, turn_id in enumerate(("t1", "unanswered", "t3"), 1):
+            await conversations.append(Turn(turn_id, "s", number, "c", "m", "r", "e", "m", 0.0), "user:ada")
+        await conversations.append(Turn("u1", "unsaved", 1, "c", "m", "r", "e", "m", 0.0), "user:ada")
+        sessions = InProcessSessions(SystemClock())
+        await sessions.save(Session("s", "user:ada", version=2, created_at=0.0, updated_at=0.0), expected_version=-1)
+        told = [("s", "t1"), ("s", "t2"), ("s", "t3"), ("unsaved", "u1")]
+        return await audit(told, conversations, sessions, 5.0)
+
+    assert asyncio.run(main()) == Audited(5.0, 4, 3, 0)
 
 
 def test_a_defect_of_whoever_watches_is_not_hidden(small):

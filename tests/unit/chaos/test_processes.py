@@ -103,3 +103,22 @@ def test_sigterm_beside_a_service_stops_the_service_too(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(60) == 128 + 15
     assert not _alive(int(note.read_text().split()[0]))
+
+
+def test_settings_of_a_deployment_do_not_reach_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL", "ORCHESTRA_PROVIDER_URL"):
+        monkeypatch.setenv(name, "http://deployment.example")
+    note = tmp_path / "note"
+    code = READY_AFTER.replace("{data.is_dir()}", "{'deployment.example' in str(os.environ)}")
+    with live_service(tmp_path / "data", {"ORCHESTRA_WORKERS": "1"}, command=(sys.executable, "-c", code, str(note))):
+        assert note.read_text().split()[2] == "False"
+
+
+def test_a_command_that_does_not_exist_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["/no/such/command"], service=_command(tmp_path / "note")) == 1
+    assert "/no/such/command" in capfd.readouterr().err
+
+
+def test_a_command_that_a_signal_ends_gives_the_status_of_a_shell(tmp_path: Path) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    assert main([sys.executable, "-c", code], service=_command(tmp_path / "note")) == 128 + 15

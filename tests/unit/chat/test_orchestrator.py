@@ -10,6 +10,7 @@ import pytest
 
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.adapters.inprocess import InProcessMemories
 from orchestra.chat.orchestrator import ChatOrchestrator
 from orchestra.config import Settings
 from orchestra.errors import (
@@ -24,8 +25,8 @@ from orchestra.errors import (
     StoreUnavailable,
 )
 from orchestra.events import BreakerChanged, CallFinished, Event, TurnFinished, TurnStarted, UnexpectedError
-from orchestra.model import ChatReply, ChatRequest, Chunk, Delta, Finish, Prompt
-from orchestra.ports import Ports, Provider
+from orchestra.model import ChatReply, ChatRequest, Chunk, Delta, Finish, Prompt, Recollection
+from orchestra.ports import MemoryStore, Ports, Provider
 from sim import loop
 from sim.clock import SimClock
 from sim.distributions import Constant
@@ -45,7 +46,13 @@ FOREVER = {"at": 0.0, "lasts": 3600.0}
 class House:
     """An orchestra on modelled ports: a provider of about two seconds a call, stores of a millisecond an operation."""
 
-    def __init__(self, env: loop.SimEnvironment, provider: Provider | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        env: loop.SimEnvironment,
+        provider: Provider | None = None,
+        memories: MemoryStore | None = None,
+        **settings: Any,
+    ) -> None:
         self.env = env
         self.faults = Faults()
         self.events: list[Event] = []
@@ -62,7 +69,7 @@ class House:
             entropy=streams.stream("orchestra"),
             sessions=ModelledSessions(clock, wire("sessions")),
             conversations=self.conversations,
-            memories=ModelledMemories(wire("memories")),
+            memories=memories or ModelledMemories(wire("memories")),
             embedder=HashingEmbedder(),
             provider=provider or self.provider,
             hook=self.events.append,
@@ -83,11 +90,15 @@ class House:
 
 
 def rehearsed(
-    story: Callable[[House], Awaitable[None]], *faults: Fault, provider: Provider | None = None, **settings: Any
+    story: Callable[[House], Awaitable[None]],
+    *faults: Fault,
+    provider: Provider | None = None,
+    memories: MemoryStore | None = None,
+    **settings: Any,
 ) -> None:
     """Live through `story` in virtual time, with `faults` in force throughout."""
     env = loop.SimEnvironment()
-    house = House(env, provider, **settings)
+    house = House(env, provider, memories, **settings)
 
     async def lived() -> None:
         with ExitStack() as stack:
@@ -316,6 +327,37 @@ def test_a_defect_is_told_to_the_log_and_not_to_the_client() -> None:
         assert house.outcomes == [("failed", "internal")]
 
     rehearsed(story, provider=Planted(Delta("a"), then=ValueError("a secret detail")))
+
+
+class PlantedMemories(InProcessMemories):
+    """A memory store with a defect planted on purpose."""
+
+    async def recall(self, owner: str, embedding: tuple[float, ...], *, limit: int) -> tuple[Recollection, ...]:
+        raise ValueError("a defect of recall")
+
+
+def test_a_defect_in_memory_costs_the_memory_and_not_the_turn() -> None:
+    async def story(house: House) -> None:
+        reply = await house.say("hello")
+        assert reply.degraded == ("memory",)
+        (defect,) = house.told(UnexpectedError)
+        assert "a defect of recall" in defect.traceback
+        assert house.outcomes == [("answered", "")]
+
+    rehearsed(story, memories=PlantedMemories())
+
+
+def test_a_shed_turn_names_its_session() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("hello")
+        running = asyncio.create_task(house.say("long", session_id=first.session_id))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded):
+            await house.say("hello", session_id=first.session_id)
+        assert house.told(TurnFinished)[-1].session_id == first.session_id
+        await running
+
+    rehearsed(story, turns_inflight_max=1)
 
 
 def test_an_empty_answer_is_an_answer() -> None:
