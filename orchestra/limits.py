@@ -23,6 +23,7 @@ MEMORY_CHARS_MAX = 2_000
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:\-]{{0,{ID_CHARS_MAX - 1}}}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
+TOKENS_COUNTED_MAX = 2**31 - 1
 CHARS_PER_TOKEN = 4
 """English text averages about four characters a token in the tokenizers of the large providers; an estimate that needs
 no tokenizer file, used only for bounds and where a provider does not count."""

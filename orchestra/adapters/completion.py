@@ -131,7 +131,7 @@ class Answer:
             prompted = sum(limits.estimated_tokens(each["content"]) for each in wire_messages(self._prompt))
         if completed is None:
             completed = self._chars // limits.CHARS_PER_TOKEN + 1
-        return Finish(self._reason or "stop", self._model, Usage(max(prompted, 0), max(completed, 0)))
+        return Finish(self._reason or "stop", self._model, Usage(_plausible(prompted), _plausible(completed)))
 
     def _take(self, document: str | bytes) -> str:
         """Take one completion or chunk; return the text it adds, cut where the whole would be over its bound."""
@@ -214,3 +214,8 @@ class WholeAnswer(Answer):
             self.ended = True
             if text:
                 yield text
+
+
+def _plausible(tokens: int) -> int:
+    """Return a provider's count within what a store can hold: a wrong count must not cost the answer."""
+    return min(max(tokens, 0), limits.TOKENS_COUNTED_MAX)

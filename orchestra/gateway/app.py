@@ -95,7 +95,13 @@ def _tell(app: App, state: str) -> None:
 
 
 async def _arrive(request: Request) -> None:
-    """Give the request its ids: those of the caller where they are well formed, else new ones."""
+    _identify(request)
+
+
+def _identify(request: Request) -> None:
+    """Give the request its ids, once: those of the caller where they are well formed, else new ones."""
+    if hasattr(request.ctx, "trace"):
+        return
     entropy = request.app.ctx.service.ports.entropy
     request.ctx.started = asyncio.get_running_loop().time()
     request.ctx.correlation_id = correlation_id_of(request.headers, entropy)
@@ -105,8 +111,7 @@ async def _arrive(request: Request) -> None:
 
 async def _depart(request: Request, response: BaseHTTPResponse) -> None:
     """Return the ids, and tell the hook."""
-    if not hasattr(request.ctx, "trace"):  # refused before it was routed
-        await _arrive(request)
+    _identify(request)  # it has none where it was refused before it was routed
     response.headers["X-Request-ID"] = request.ctx.correlation_id
     response.headers["traceparent"] = request.ctx.trace.traceparent
     now = asyncio.get_running_loop().time()
@@ -128,8 +133,7 @@ class ProblemHandler(ErrorHandler):
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """Answer `exception`."""
         service: Service = request.app.ctx.service
-        if not hasattr(request.ctx, "correlation_id"):
-            request.ctx.correlation_id = correlation_id_of(request.headers, service.ports.entropy)
+        _identify(request)
         error = translated(exception)
         if error is None:
             at = asyncio.get_running_loop().time()

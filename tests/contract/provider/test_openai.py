@@ -153,6 +153,13 @@ def test_a_whole_json_body_is_an_answer_too(answered, script):
     assert (text, finish) == ("all", Finish("length", "whole-1", Usage(5, 1)))
 
 
+@pytest.mark.parametrize(("told", "kept"), [(-7, 0), (2**40, limits.TOKENS_COUNTED_MAX)])
+def test_a_wrong_count_of_tokens_costs_the_count_and_not_the_answer(answered, script, told, kept):
+    usage = json.dumps({"choices": [], "usage": {"prompt_tokens": told, "completion_tokens": told}})
+    text, finish = answered(script(pieces=[chunk("all"), STOP, f"data: {usage}\n\n", "data: [DONE]\n\n"]))
+    assert (text, finish.usage) == ("all", Usage(kept, kept))
+
+
 def test_an_answer_over_the_bound_is_cut_and_says_so(answered, script):
     text, finish = answered(script(pieces=[chunk("x" * 50_000)] * 9, end="hang"))
     assert len(text) == limits.REPLY_CHARS_MAX
