@@ -72,7 +72,9 @@ def _stop_on(app: App, signals: tuple[signal.Signals, ...]) -> None:
     """Make `app` stop on a signal, whenever it comes.
 
     Sanic's own handlers forget one that comes while it starts, or fail half-way through the start. Here one that comes
-    too early is kept until the loop runs for good, which is a moment after the last start listener.
+    too early is kept until the loop runs for good, which is a moment after the last start listener. Sanic ignores
+    signals once it listens, whoever handled them before; so the handlers are set again by the first listener after
+    that. What comes in the few instructions between is lost, and so a supervisor should ask again.
     """
     asked: list[signal.Signals] = []
     serving: list[bool] = []
@@ -88,10 +90,12 @@ def _stop_on(app: App, signals: tuple[signal.Signals, ...]) -> None:
             app.stop()
 
     async def listen(_app: App) -> None:
+        loop = asyncio.get_running_loop()
         for number in signals:
-            asyncio.get_running_loop().add_signal_handler(number, ask, number)
+            loop.add_signal_handler(number, ask, number)
 
-    async def started(_app: App) -> None:
+    async def started(app: App) -> None:
+        await listen(app)
         asyncio.get_running_loop().call_later(START_SETTLES_SECONDS, serve)
 
     app.register_listener(listen, "before_server_start")
