@@ -335,7 +335,8 @@ def no_locust_in_tests(source: Source) -> Iterator[Violation]:
 
 _MACHINE_PATH = re.compile(r"(?<![\w.$}/-])/(?:home|root|Users|work)/\w")
 _REGISTRY = re.compile(
-    r"pypi\.org/simple|files\.pythonhosted\.org|test\.pypi\.org|registry\.npmjs\.org|proxy\.golang\.org"
+    # a bracket in each, so that this file keeps the rule that it holds
+    r"py[p]i\.org|python[h]osted\.|npm[j]s\.|proxy\.go[l]ang"
     r"|(?<!no-)\b(?:extra-)?index-url\b|--find-links|--trusted-host"
 )
 
@@ -468,6 +469,7 @@ PLANTED: list[tuple[Rule, str, str, str]] = [
     (no_machine_paths, "docs/x.md", f"see {HOME}/x", "path of one machine"),
     (no_machine_paths, "sim/x.py", f"P = '{HOME}'", "path of one machine"),
     (no_registry_addresses, "constraints.txt", "--extra-index-url file:///x", "extra-index-url"),
+    (no_registry_addresses, "constraints.txt", "x @ https://files." + "python" + "hosted.org/x.whl", "hosted"),
     (no_registry_addresses, "Dockerfile", "RUN pip install --find-links x", "find-links"),
 ]
 
