@@ -134,3 +134,8 @@ def kind_of(error: BaseException) -> str:
     if isinstance(error, OrchestraError):
         return error.kind
     return OrchestraError.kind if isinstance(error, Exception) else "cancelled"
+
+
+def unforeseen() -> OrchestraError:
+    """Return what a client may know of a defect: that there was one, and where its traceback can be found."""
+    return OrchestraError("something went wrong that nobody foresaw; the log has it under this correlation id")

@@ -16,6 +16,7 @@ from orchestra.errors import (
     ProviderFailed,
     ShuttingDown,
     kind_of,
+    unforeseen,
 )
 from orchestra.events import Hook, TurnFinished, TurnOutcome, TurnStarted, UnexpectedError
 from orchestra.model import ChatReply, ChatRequest, Delta, Finish, Recalled, Recollection, TraceContext, Turn
@@ -260,7 +261,7 @@ def _translated(raised: BaseException) -> BaseException:
         return DeadlineExceeded("the turn took longer than it may: try again, or ask for less")
     if isinstance(raised, OrchestraError) or not isinstance(raised, Exception):
         return raised
-    return OrchestraError("something went wrong that nobody foresaw; the log has it under this correlation id")
+    return unforeseen()
 
 
 def _traceback(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from sanic.response import BaseHTTPResponse
 from orchestra import limits
 from orchestra.config import Settings
 from orchestra.container import DIContainer
-from orchestra.errors import OrchestraError
+from orchestra.errors import unforeseen
 from orchestra.events import Lifecycle, RequestFinished, UnexpectedError
 from orchestra.gateway import apidoc, http, probes
 from orchestra.gateway.problems import problem_response, translated
@@ -139,5 +139,5 @@ class ProblemHandler(ErrorHandler):
             at = asyncio.get_running_loop().time()
             text = "".join(traceback.format_exception(exception))
             service.ports.hook(UnexpectedError(at, request.ctx.correlation_id, "gateway", text))
-            error = OrchestraError("something went wrong that nobody foresaw; the log has it under this correlation id")
+            error = unforeseen()
         return problem_response(error, request.ctx.correlation_id)
