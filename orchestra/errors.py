@@ -45,6 +45,18 @@ class InvalidRequest(OrchestraError):
     kind, title, status, close_code = "invalid-request", "Invalid request", 400, 1008
 
 
+class Unauthorized(OrchestraError):
+    """The request names nobody, or not convincingly."""
+
+    kind, title, status, close_code = "unauthorized", "Unauthorized", 401, 1008
+
+
+class Forbidden(OrchestraError):
+    """Whoever asks may not do this."""
+
+    kind, title, status, close_code = "forbidden", "Forbidden", 403, 1008
+
+
 class NotFound(OrchestraError):
     """No such resource."""
 
@@ -85,6 +97,24 @@ class Overloaded(OrchestraError):
     """The service sheds this request to protect those it has accepted."""
 
     kind, title, status, close_code, retryable = "overloaded", "Overloaded", 503, 1013, True
+
+
+class BulkheadFull(Overloaded):
+    """A dependency has as many calls under way and waiting as it may have."""
+
+    kind, title = "bulkhead-full", "Dependency saturated"
+
+
+class FeatureOff(OrchestraError):
+    """The degradation level has switched off what the call needs."""
+
+    kind, title, status, close_code, retryable = "feature-off", "Switched off for now", 503, 1013, True
+
+
+class Maintenance(OrchestraError):
+    """The service is read only: what is stored can be read, new turns are refused."""
+
+    kind, title, status, close_code, retryable = "maintenance", "Maintenance", 503, 1013, True
 
 
 class BreakerOpen(OrchestraError):

@@ -51,7 +51,10 @@ class TurnFinished(Struct, frozen=True, tag="turn_finished"):
 
 
 class CallFinished(Struct, frozen=True, tag="call_finished"):
-    """A guarded call of an engine ended; `rejected` means that its breaker did not let it through."""
+    """A guarded call of an engine ended, after `attempts`; `rejected`: its breaker or bulkhead did not let it through.
+
+    What a fallback answered instead is told by `FellBack`.
+    """
 
     at: float
     correlation_id: str
@@ -59,6 +62,36 @@ class CallFinished(Struct, frozen=True, tag="call_finished"):
     outcome: CallOutcome
     error: str
     seconds: float
+    attempts: int = 1
+
+
+class CallRetried(Struct, frozen=True, tag="call_retried"):
+    """An attempt failed with `error` and is made again, as number `attempt`, after `wait_seconds`."""
+
+    at: float
+    correlation_id: str
+    target: str
+    attempt: int
+    wait_seconds: float
+    error: str
+
+
+class CallHedged(Struct, frozen=True, tag="call_hedged"):
+    """A call was slow, so that an equal one was started beside it."""
+
+    at: float
+    correlation_id: str
+    target: str
+
+
+class FellBack(Struct, frozen=True, tag="fell_back"):
+    """`target` gave no answer because of `error`, so that `fallback` answers instead."""
+
+    at: float
+    correlation_id: str
+    target: str
+    fallback: str
+    error: str
 
 
 class StoreFinished(Struct, frozen=True, tag="store_finished"):
@@ -78,6 +111,31 @@ class BreakerChanged(Struct, frozen=True, tag="breaker_changed"):
     breaker: str
     before: str
     after: str
+    reason: str
+
+
+class LevelChanged(Struct, frozen=True, tag="level_changed"):
+    """The degradation level moved one step, and why.
+
+    Parameters
+    ----------
+    health : float or None
+        Per cent; None where it was unknown, as when an operator latched the level.
+    """
+
+    at: float
+    before: str
+    after: str
+    health: float | None
+    reason: str
+
+
+class OperatorActed(Struct, frozen=True, tag="operator_acted"):
+    """An operator latched or released a level, or set the mode of a breaker."""
+
+    at: float
+    target: str
+    action: str
     reason: str
 
 
@@ -114,8 +172,13 @@ Event = (
     TurnStarted
     | TurnFinished
     | CallFinished
+    | CallRetried
+    | CallHedged
+    | FellBack
     | StoreFinished
     | BreakerChanged
+    | LevelChanged
+    | OperatorActed
     | RequestFinished
     | UnexpectedError
     | Lifecycle

@@ -131,6 +131,14 @@ class Session(Struct, frozen=True):
     messages: tuple[Message, ...] = ()
 
 
+class Tally(Struct, frozen=True):
+    """How many calls ended, how many of them failed, and how many were slow."""
+
+    calls: int = 0
+    failures: int = 0
+    slow: int = 0
+
+
 class Prompt(Struct, frozen=True):
     """What a provider is asked: history that ends with the user's message, and what memory recalled."""
 
@@ -142,6 +150,12 @@ class Delta(Struct, frozen=True, tag="delta"):
     """A piece of the answer's text, in order."""
 
     text: str
+
+
+class Answering(Struct, frozen=True, tag="answering"):
+    """Another engine than the one asked answers from here on; comes before any `Delta`."""
+
+    engine: str
 
 
 class Recalled(Struct, frozen=True, tag="recalled"):
@@ -158,7 +172,7 @@ class Finish(Struct, frozen=True, tag="finish"):
     usage: Usage = Usage()
 
 
-Chunk = Delta | Recalled | Finish
+Chunk = Answering | Delta | Recalled | Finish
 
 
 class ChatReply(Struct, frozen=True):

@@ -6,12 +6,12 @@ be reached, and nothing else but what they name; a text that a store cannot hold
 is `InvalidRequest`, and an embedding of other than `limits.EMBEDDING_DIMENSIONS` components `ConfigurationError`.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestra.events import Hook
-from orchestra.model import Chunk, Memory, Prompt, Recollection, Session, Turn
+from orchestra.model import Chunk, Memory, Prompt, Recollection, Session, Tally, Turn
 
 
 class Clock(Protocol):
@@ -130,6 +130,28 @@ class Provider(Protocol):
         ...
 
 
+class Fleet(Protocol):
+    """What the instances and workers of one service know together. Whoever asks must do without where it is away."""
+
+    async def share(self, tallies: Mapping[str, Tally], *, window_seconds: float) -> dict[str, Tally]:
+        """Add this instance's new calls to the fleet's, and return what all instances saw in the last `window_seconds`.
+
+        Parameters
+        ----------
+        tallies : mapping of str to Tally
+            By breaker: what ended since the last call of this method. Breakers not named are not returned.
+        """
+        ...
+
+    async def orders(self) -> dict[str, str]:
+        """Return the operators' standing orders, by target."""
+        ...
+
+    async def order(self, target: str, order: str | None) -> None:
+        """Let `order` stand for `target`, or none any more."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """Everything from outside that one orchestra runs on."""
@@ -142,3 +164,5 @@ class Ports:
     embedder: Embedder
     provider: Provider
     hook: Hook
+    fleet: Fleet
+    alternate: Provider | None = None

@@ -17,6 +17,7 @@ from sanic import Sanic
 
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.adapters.inprocess import InProcessFleet
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
 from orchestra.ports import ConversationStore, Ports, SessionStore
@@ -216,6 +217,7 @@ class World:
             embedder=HashingEmbedder(),
             provider=self._provider,
             hook=self._record,
+            fleet=InProcessFleet(self._clock),
         )
 
     def _wire(self, store: StoreName) -> Wire:

@@ -53,7 +53,7 @@ Rule = Callable[[Source], Iterator[Violation]]
 
 # --- import layers ------------------------------------------------------------------------------------------------
 
-_GROUND = {"model", "errors", "limits", "events"}
+_GROUND = {"model", "errors", "limits", "events", "policies"}
 _MIDDLE = {"engines", "resilience", "security"}
 _BELOW_MIDDLE = _GROUND | {"ports", "config", "container"}
 
@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"limits"},
     "errors": {"limits"},
     "limits": set(),
+    "policies": {"limits"},
     "events": {"model", "errors", "limits"},
     "ports": _GROUND,
     "config": _GROUND,

@@ -5,13 +5,14 @@ service never runs on them. Structs are frozen: what is stored needs no copy.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from heapq import nsmallest
 from operator import mul
 from typing import NamedTuple
 
 from orchestra import limits
 from orchestra.adapters.storing import check_embedding, similarity, stale_session, stale_turn
-from orchestra.model import Memory, Recollection, Session, Turn
+from orchestra.model import Memory, Recollection, Session, Tally, Turn
 from orchestra.ports import Clock
 
 
@@ -130,3 +131,38 @@ class InProcessMemories:
 
     def _owned(self, owner: str) -> list[Memory]:
         return self._owners.get(owner, [])
+
+
+class InProcessFleet:
+    """A fleet of the instances that are given this very object."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, list[tuple[float, Tally]]] = {}
+        self._orders: dict[str, str] = {}
+
+    async def share(self, tallies: Mapping[str, Tally], *, window_seconds: float) -> dict[str, Tally]:
+        """Add new calls to the fleet's, and return what all instances saw in the window."""
+        now = self._clock.now()
+        for name, tally in tallies.items():
+            self._seen.setdefault(name, []).append((now, tally))
+        return {name: self._total(name, now - window_seconds) for name in tallies}
+
+    def _total(self, name: str, since: float) -> Tally:
+        recent = self._seen[name] = [each for each in self._seen[name] if each[0] > since]
+        return Tally(
+            sum(tally.calls for _, tally in recent),
+            sum(tally.failures for _, tally in recent),
+            sum(tally.slow for _, tally in recent),
+        )
+
+    async def orders(self) -> dict[str, str]:
+        """Return the operators' standing orders, by target."""
+        return dict(self._orders)
+
+    async def order(self, target: str, order: str | None) -> None:
+        """Let `order` stand for `target`, or none any more."""
+        if order is None:
+            self._orders.pop(target, None)
+        else:
+            self._orders[target] = order

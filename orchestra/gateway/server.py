@@ -11,6 +11,7 @@ from functools import partial
 from orchestra import compose
 from orchestra.adapters import embedded
 from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.adapters.inprocess import InProcessFleet
 from orchestra.adapters.offline import OfflineProvider
 from orchestra.adapters.openai import OpenAIProvider
 from orchestra.adapters.pgvector import PgvectorMemories
@@ -76,6 +77,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
             embedder=HashingEmbedder(),
             provider=provider,
             hook=told.hook,
+            fleet=InProcessFleet(clock),
         )
         container = compose.build(ports, settings)
         stack.push_async_callback(container.dispose)

@@ -10,7 +10,7 @@ import pytest
 
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
-from orchestra.adapters.inprocess import InProcessMemories
+from orchestra.adapters.inprocess import InProcessFleet, InProcessMemories
 from orchestra.chat.orchestrator import ChatOrchestrator
 from orchestra.config import Settings
 from orchestra.errors import (
@@ -73,6 +73,7 @@ class House:
             embedder=HashingEmbedder(),
             provider=provider or self.provider,
             hook=self.events.append,
+            fleet=InProcessFleet(clock),
         )
         self.container = compose.build(self.ports, Settings(**settings))
 
