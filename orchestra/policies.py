@@ -2,22 +2,29 @@
 
 Each is a frozen pydantic model, so that one definition validates a value given in code, in a file, in the environment
 or in a scenario, and refuses what is impossible by the key's path, such as ``guards.unified.breaker.probes_max``.
-The objects that act on them live in `orchestra.resilience`.
+The objects that act on them live in `orchestra.resilience`; a field's unit and meaning stand in its own line.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Seconds = Annotated[float, Field(gt=0, le=3600)]
-SecondsOrNone = Annotated[float, Field(ge=0, le=3600)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Growth = Annotated[float, Field(ge=1, le=100)]
-
 Fallback = Literal["alternate", "cache", "offline", "apology"]
+
+_COUNT = {"ge": 1, "le": 1_000_000}
+_COUNT_OR_NONE = {"ge": 0, "le": 1_000_000}
+_SECONDS = {"gt": 0, "le": 3600}
+_SECONDS_OR_NONE = {"ge": 0, "le": 3600}
+_RATE = {"gt": 0, "le": 1}
+_SHARE = {"ge": 0, "le": 1}
+_GROWTH = {"ge": 1, "le": 100}
+
+
+def setting(default: object, unit: str, meaning: str, **bounds: Any) -> Any:
+    """Declare a field that an operator may set, with its unit and meaning for `orchestra config`."""
+    return Field(default, description=meaning, json_schema_extra={"unit": unit}, **bounds)
 
 
 class Policy(BaseModel):
@@ -27,183 +34,147 @@ class Policy(BaseModel):
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _no_flags(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for name, value in values.items():
-                if isinstance(value, bool):  # which would pass for 0 or 1
-                    raise PydanticCustomError("flag", "{name} is a truth value: give a number", {"name": name})
-        return values
+    def _plain(cls, value: object) -> object:
+        if isinstance(value, bool):  # which would pass for 0 or 1
+            raise PydanticCustomError("flag", "it is a truth value, which this setting is not")
+        return value
+
+
+def _listed(value: object) -> object:
+    """Split what the environment can only give as one text: words separated by commas."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _refuse(message: str) -> PydanticCustomError:
+    return PydanticCustomError("order", "{message}", {"message": message})
 
 
 class BreakerPolicy(Policy):
-    """When a breaker trips and how it recovers. Any of the three signals trips it (resilience4j, Envoy).
+    """When a breaker trips, by any of three signals, and how it recovers (resilience4j; the open time after Envoy)."""
 
-    Parameters
-    ----------
-    failures_max : int
-        Consecutive failures that open it.
-    failure_rate_max : float
-        Share of failures among the window's calls that opens it, reached or passed; (0, 1].
-    slow_rate_max : float
-        Share of slow calls among the window's calls that opens it, reached or passed; (0, 1].
-    slow_seconds : float or None
-        A call is slow that took this long or longer (a stream: to its first item). None judges no call by its time.
-    calls_min : int
-        Calls that the window must hold before a rate says anything.
-    window : str
-        ``time``: the calls of the last `window_seconds`; ``count``: the last `window_calls` calls.
-    window_seconds : float
-        Length of the time window, kept in `BUCKETS` buckets: a call leaves it with its bucket.
-    window_calls : int
-        Length of the count window.
-    open_seconds, open_growth, open_seconds_max : float
-        The first OPEN lasts `open_seconds`; each relapse makes it `open_growth` times longer, up to the last.
-    open_jitter : float
-        OPEN is made longer by a random share of itself, up to this one; [0, 1].
-    recovery_seconds : float
-        Each such time spent CLOSED without a relapse takes one step of growth back (Envoy's ejection time).
-    probes_max : int
-        Probes that may be under way at once in HALF_OPEN.
-    successes_min : int
-        Successful probes that close it.
-    probe_seconds_max : float
-        How long a probe may keep its slot.
-    ignore, record : tuple of str
-        Kinds of error (`OrchestraError.kind`) that drop the permit although they would count as failures, and that
-        count as failures although they would drop it.
-    """
+    failures_max: int = setting(5, "calls", "Consecutive failures that open it.", **_COUNT)
+    failure_rate_max: float = setting(
+        0.5, "share, 0 to 1", "Failures among the window's calls that open it, reached or passed.", **_RATE
+    )
+    slow_rate_max: float = setting(
+        0.8, "share, 0 to 1", "Slow calls among the window's calls that open it, reached or passed.", **_RATE
+    )
+    slow_seconds: float | None = setting(
+        None, "seconds", "From when a call (a stream: its first item) is slow; none judges no call by time.", **_SECONDS
+    )
+    calls_min: int = setting(20, "calls", "Calls that the window must hold before a rate says anything.", **_COUNT)
+    window: Literal["time", "count"] = setting(
+        "time", "kind", "Whether rates are over the last window_seconds or the last window_calls."
+    )
+    window_seconds: float = setting(30.0, "seconds", "Length of the time window, kept in ten buckets.", **_SECONDS)
+    window_calls: int = setting(100, "calls", "Length of the count window.", **_COUNT)
+    open_seconds: float = setting(
+        5.0, "seconds", "How long it first rejects before it lets probes through.", **_SECONDS
+    )
+    open_growth: float = setting(2.0, "factor", "How much longer each relapse makes that.", **_GROWTH)
+    open_seconds_max: float = setting(60.0, "seconds", "The longest that grows to.", **_SECONDS)
+    open_jitter: float = setting(0.1, "share, 0 to 1", "Up to this share of itself it is longer, by chance.", **_SHARE)
+    recovery_seconds: float = setting(
+        60.0, "seconds", "Each such time CLOSED without a relapse takes one step of growth back.", **_SECONDS
+    )
+    probes_max: int = setting(2, "calls", "Probes at once through a half-open breaker.", **_COUNT)
+    successes_min: int = setting(2, "calls", "Successful probes that close it.", **_COUNT)
+    probe_seconds_max: float = setting(30.0, "seconds", "How long a probe may keep its slot.", **_SECONDS)
+    ignore: tuple[str, ...] = setting((), "kinds of error", "Errors that say nothing, though they would be failures.")
+    record: tuple[str, ...] = setting((), "kinds of error", "Errors that are failures, though they would say nothing.")
 
-    failures_max: Count = 5
-    failure_rate_max: Share = 0.5
-    slow_rate_max: Share = 0.8
-    slow_seconds: Seconds | None = None
-    calls_min: Count = 20
-    window: Literal["time", "count"] = "time"
-    window_seconds: Seconds = 30.0
-    window_calls: Count = 100
-    open_seconds: Seconds = 5.0
-    open_growth: Growth = 2.0
-    open_seconds_max: Seconds = 60.0
-    open_jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    recovery_seconds: Seconds = 60.0
-    probes_max: Count = 2
-    successes_min: Count = 2
-    probe_seconds_max: Seconds = 30.0
-    ignore: tuple[str, ...] = ()
-    record: tuple[str, ...] = ()
+    _lists = field_validator("ignore", "record", mode="before")(_listed)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.open_seconds > self.open_seconds_max:
-            raise PydanticCustomError("order", "open_seconds is above open_seconds_max: lower it or raise the other")
+            raise _refuse("open_seconds is above open_seconds_max: lower it or raise the other")
         if self.window == "count" and self.calls_min > self.window_calls:
-            raise PydanticCustomError("order", "calls_min is above window_calls, so no rate would ever count: lower it")
-        if both := set(self.ignore) & set(self.record):
-            raise PydanticCustomError("order", "{kinds} is in both ignore and record: keep one", {"kinds": min(both)})
+            raise _refuse("calls_min is above window_calls, so that no rate would ever count: lower it")
+        if both := sorted(set(self.ignore) & set(self.record)):
+            raise _refuse(f"{both[0]} is in both ignore and record: keep it in one")
         return self
 
 
 class RetryPolicy(Policy):
-    """When a failed call is tried again: exponential backoff with full jitter, within a budget.
+    """When a failed call is made again: exponential backoff with full jitter, within a budget.
 
-    Parameters
-    ----------
-    attempts_max : int
-        Attempts in all; 1 never retries.
-    base_seconds, cap_seconds : float
-        The n-th wait is drawn evenly from 0 to ``min(cap, base * 2**(n-1))`` (AWS's full jitter).
-    budget_ratio, budget_min, budget_seconds
-        Retries of the last `budget_seconds` may be `budget_ratio` of its requests, and `budget_min` in any case
-        (Finagle's and failsafe-go's budget).
+    Source: AWS Architecture Blog, "Exponential Backoff and Jitter"; the budget is Finagle's and failsafe-go's.
     """
 
-    attempts_max: Count = 3
-    base_seconds: Seconds = 0.2
-    cap_seconds: Seconds = 5.0
-    budget_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
-    budget_min: Annotated[int, Field(ge=0, le=1_000_000)] = 3
-    budget_seconds: Seconds = 10.0
+    attempts_max: int = setting(3, "attempts", "Attempts in all; 1 never retries.", **_COUNT)
+    base_seconds: float = setting(
+        0.2, "seconds", "The n-th wait is drawn from 0 to this times 2 to the n-1.", **_SECONDS
+    )
+    cap_seconds: float = setting(5.0, "seconds", "What a wait is drawn from is never longer.", **_SECONDS)
+    budget_ratio: float = setting(0.2, "share, 0 to 1", "Retries among the recent requests at most.", **_SHARE)
+    budget_min: int = setting(3, "retries", "Recent retries that are allowed in any case.", **_COUNT_OR_NONE)
+    budget_seconds: float = setting(10.0, "seconds", "How far back recent reaches.", **_SECONDS)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.base_seconds > self.cap_seconds:
-            raise PydanticCustomError("order", "base_seconds is above cap_seconds: lower it or raise the other")
-        return self
-
-
-class BulkheadPolicy(Policy):
-    """How many calls may be under way at once, and how many may wait for that.
-
-    Parameters
-    ----------
-    concurrent_max : int
-        Calls at once; with an adaptive limit, its ceiling.
-    queue_max : int
-        Calls that may wait for a slot, first come, first served; 0 lets none wait.
-    wait_seconds_max : float
-        How long one may wait.
-    limit : str
-        ``fixed``: `concurrent_max`; ``gradient2``: between `concurrent_min` and `concurrent_max`, by how much slower
-        calls are now than they usually are (Netflix concurrency-limits, Gradient2).
-    concurrent_min : int
-        Floor of an adaptive limit.
-    """
-
-    concurrent_max: Count = 256
-    queue_max: Annotated[int, Field(ge=0, le=1_000_000)] = 256
-    wait_seconds_max: SecondsOrNone = 2.0
-    limit: Literal["fixed", "gradient2"] = "fixed"
-    concurrent_min: Count = 8
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.limit != "fixed" and self.concurrent_min > self.concurrent_max:
-            raise PydanticCustomError("order", "concurrent_min is above concurrent_max: lower it or raise the other")
-        return self
-
-
-class AttemptPolicy(Policy):
-    """How long one attempt may take: to its first item, from item to item (streams only), and in all."""
-
-    first_seconds_max: Seconds = 20.0
-    between_seconds_max: Seconds = 20.0
-    total_seconds_max: Seconds = 60.0
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.first_seconds_max > self.total_seconds_max:
-            raise PydanticCustomError(
-                "order", "first_seconds_max is above total_seconds_max: lower it or raise the other"
-            )
+            raise _refuse("base_seconds is above cap_seconds: lower it or raise the other")
         return self
 
 
 class HedgePolicy(Policy):
-    """When a second, equal call is started beside a slow one (gRPC A6); only calls said to be idempotent are hedged.
+    """When a second, equal call is started beside a slow one; only idempotent calls are hedged (gRPC, A6)."""
 
-    Parameters
-    ----------
-    attempts_max : int
-        Calls at once, the first one included; 1 never hedges.
-    delay_seconds : float
-        How long one waits for an answer before the next is started. Each takes from the retry budget.
-    """
+    attempts_max: int = setting(1, "calls", "Equal calls at once; 1 never hedges.", ge=1, le=10)
+    delay_seconds: float = setting(
+        1.0,
+        "seconds",
+        "How long an answer is waited for before the next call; each takes from the retry budget.",
+        **_SECONDS,
+    )
 
-    attempts_max: Annotated[int, Field(ge=1, le=10)] = 1
-    delay_seconds: Seconds = 1.0
+
+class BulkheadPolicy(Policy):
+    """How many calls may be under way at once, and how many may wait for that."""
+
+    concurrent_max: int = setting(256, "calls", "Calls at once; the ceiling of an adaptive limit.", **_COUNT)
+    queue_max: int = setting(256, "calls", "Calls that may wait, first come, first served.", **_COUNT_OR_NONE)
+    wait_seconds_max: float = setting(2.0, "seconds", "How long one may wait.", **_SECONDS_OR_NONE)
+    limit: Literal["fixed", "gradient2"] = setting(
+        "fixed", "kind", "Whether the limit is fixed or follows latency (Netflix concurrency-limits, Gradient2)."
+    )
+    concurrent_min: int = setting(8, "calls", "Floor of an adaptive limit.", **_COUNT)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.limit != "fixed" and self.concurrent_min > self.concurrent_max:
+            raise _refuse("concurrent_min is above concurrent_max: lower it or raise the other")
+        return self
+
+
+class AttemptPolicy(Policy):
+    """How long one attempt may take."""
+
+    first_seconds_max: float = setting(20.0, "seconds", "To the first item of a stream.", **_SECONDS)
+    between_seconds_max: float = setting(20.0, "seconds", "From one item of a stream to the next.", **_SECONDS)
+    total_seconds_max: float = setting(60.0, "seconds", "In all.", **_SECONDS)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.first_seconds_max > self.total_seconds_max:
+            raise _refuse("first_seconds_max is above total_seconds_max: lower it or raise the other")
+        return self
 
 
 class GuardPolicy(Policy):
-    """Everything that guards one dependency, outermost first: fallbacks, retry, hedge, breaker, bulkhead, attempt."""
+    """Everything that guards one dependency, outermost first."""
 
-    fallbacks: tuple[Fallback, ...] = ()
+    fallbacks: tuple[Fallback, ...] = setting((), "names, in order", "Who answers where the dependency does not.")
     retry: RetryPolicy = RetryPolicy()
     hedge: HedgePolicy = HedgePolicy()
     breaker: BreakerPolicy = BreakerPolicy()
     bulkhead: BulkheadPolicy = BulkheadPolicy()
     attempt: AttemptPolicy = AttemptPolicy()
+
+    _lists = field_validator("fallbacks", mode="before")(_listed)
 
 
 _SHORT = AttemptPolicy(first_seconds_max=5.0, between_seconds_max=5.0, total_seconds_max=5.0)
@@ -229,33 +200,30 @@ class GuardPolicies(Policy):
             for name, value in values.items()
         }
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for name in type(self).model_fields:
+            if name != "unified" and getattr(self, name).fallbacks:
+                raise _refuse(f"{name} has fallbacks, and only unified can have any: remove them")
+        return self
+
 
 class DegradationPolicy(Policy):
-    """How calmly the level follows health. Zero margin and holds give the bare diagram.
+    """How calmly the level follows health. Zero margin and holds give the bare diagram."""
 
-    Parameters
-    ----------
-    margin_points : float
-        How far above a threshold health must be to recover past it.
-    down_seconds, up_seconds : float
-        How long the condition must have held, without a break, to go down or up a level.
-    relapse_growth, up_seconds_max : float
-        Each relapse makes the next hold before recovery so many times longer, up to the last.
-    interval_seconds : float
-        How often health is looked at.
-    """
-
-    margin_points: Annotated[float, Field(ge=0, lt=20)] = 5.0
-    down_seconds: SecondsOrNone = 3.0
-    up_seconds: SecondsOrNone = 15.0
-    relapse_growth: Growth = 2.0
-    up_seconds_max: SecondsOrNone = 300.0
-    interval_seconds: Seconds = 1.0
+    margin_points: float = setting(
+        5.0, "points of health", "How far above a threshold health must be to recover past it.", ge=0, lt=20
+    )
+    down_seconds: float = setting(3.0, "seconds", "How long health must be below it to go down.", **_SECONDS_OR_NONE)
+    up_seconds: float = setting(15.0, "seconds", "How long above it, margin included, to go up.", **_SECONDS_OR_NONE)
+    relapse_growth: float = setting(2.0, "factor", "How much longer each relapse makes the hold to go up.", **_GROWTH)
+    up_seconds_max: float = setting(300.0, "seconds", "The longest that grows to.", **_SECONDS_OR_NONE)
+    interval_seconds: float = setting(1.0, "seconds", "How often health is looked at.", **_SECONDS)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.up_seconds > self.up_seconds_max:
-            raise PydanticCustomError("order", "up_seconds is above up_seconds_max: lower it or raise the other")
+            raise _refuse("up_seconds is above up_seconds_max: lower it or raise the other")
         return self
 
 
