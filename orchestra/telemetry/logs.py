@@ -20,8 +20,13 @@ from structlog.typing import EventDict, Processor
 from orchestra.events import (
     BreakerChanged,
     CallFinished,
+    CallHedged,
+    CallRetried,
     Event,
+    FellBack,
+    LevelChanged,
     Lifecycle,
+    OperatorActed,
     RequestFinished,
     StoreFinished,
     TurnFinished,
@@ -107,15 +112,17 @@ def level_of(event: Event) -> Level:
     match event:
         case TurnFinished(outcome="answered") | TurnFinished(error="cancelled") | Lifecycle():
             return "info"
+        case CallRetried() | FellBack() | OperatorActed():
+            return "info"
         case RequestFinished(status=status):
             return "info" if status < 500 else "warning"
-        case TurnFinished() | BreakerChanged() | CallFinished(outcome="failure"):
+        case TurnFinished() | BreakerChanged() | LevelChanged() | CallFinished(outcome="failure"):
             return "warning"
         case StoreFinished(error=error):
             return "warning" if error else "debug"
         case UnexpectedError():
             return "error"
-        case TurnStarted() | CallFinished():
+        case TurnStarted() | CallFinished() | CallHedged():
             return "debug"
 
 
