@@ -55,7 +55,8 @@ def _command_dispatcher(ports: Ports, settings: Settings) -> ICommandDispatcher:
 
 
 def _orchestra_manager(ports: Ports, settings: Settings) -> IOrchestraManager:
-    attempt = AttemptLimits(settings.provider_first_token_seconds, settings.provider_timeout_seconds)
+    limits = settings.guards.unified.attempt
+    attempt = AttemptLimits(limits.first_seconds_max, limits.total_seconds_max)
     return GuardedEngine(
         UnifiedOrchestrator(ports.provider), _guard(UnifiedOrchestrator.name, ports, settings, attempt)
     )
@@ -81,10 +82,10 @@ def _chat_orchestrator(
 
 def _guard(name: str, ports: Ports, settings: Settings, attempt: AttemptLimits | None = None) -> Guard:
     policy = BreakerPolicy(
-        failures_max=settings.breaker_failures_max,
-        open_seconds=settings.breaker_open_seconds,
-        probes_max=settings.breaker_probes_max,
-        successes_min=settings.breaker_successes_min,
+        failures_max=settings.guards.unified.breaker.failures_max,
+        open_seconds=settings.guards.unified.breaker.open_seconds,
+        probes_max=settings.guards.unified.breaker.probes_max,
+        successes_min=settings.guards.unified.breaker.successes_min,
     )
     breaker = Breaker(name, policy, now=_loop_time, on_change=ports.hook)
     return Guard(breaker, attempt or AttemptLimits(settings.store_seconds_max, settings.store_seconds_max), ports.hook)

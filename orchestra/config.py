@@ -1,24 +1,29 @@
 """What an operator may tune: every setting with its default, bounds, unit and meaning, merged once, then frozen.
 
-A value comes from the environment (``ORCHESTRA_<NAME>``; also the conventional ``REDIS_URL`` and ``DATABASE_URL``),
-else from one TOML file of flat keys, else it is the default. Anything unknown or impossible refuses the start, all
-faults at once. The model itself reads nothing: ``Settings(port=0)`` is the defaults with one change, wherever it runs.
+A value comes from the environment (``ORCHESTRA_<NAME>``; a policy's key with its path, as in
+``ORCHESTRA_GUARDS__UNIFIED__BREAKER__OPEN_SECONDS``; also the conventional ``REDIS_URL`` and ``DATABASE_URL``), else
+from one TOML file, in which policies are tables, else it is the default. Anything unknown or impossible refuses the
+start, all faults at once, each by its path. The model itself reads nothing: ``Settings(port=0)`` is the defaults with
+one change, wherever it runs.
 """
 
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from orchestra.errors import ConfigurationError
 from orchestra.limits import MEMORIES_RECALLED_MAX
+from orchestra.policies import DegradationPolicy, GuardPolicies, Policy, setting
 
 PREFIX = "ORCHESTRA_"
 FILE_VARIABLE = "ORCHESTRA_CONFIG"
@@ -29,16 +34,13 @@ _SCHEMES = {
     "redis_url": ("redis", "rediss", "unix"),
     "database_url": ("postgresql", "postgres"),
     "provider_url": ("http", "https"),
+    "alternate_url": ("http", "https"),
     "otlp_endpoint": ("http", "https"),
 }
 _MASK = "********"
 
 
-def _setting(default: object, unit: str, meaning: str, **bounds: Any) -> Any:
-    return Field(default, description=meaning, json_schema_extra={"unit": unit}, **bounds)
-
-
-class Settings(BaseModel):
+class Settings(Policy):
     """All settings, valid one by one and together.
 
     Raises
@@ -47,63 +49,60 @@ class Settings(BaseModel):
         A name is unknown, a value is out of its bounds, or two values contradict each other.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    host: str = _setting("127.0.0.1", "address", "Where the service listens.", min_length=1)
-    port: int = _setting(8000, "port number", "The port it listens on; 0 takes a free one.", ge=0, le=65535)
-    workers: int = _setting(1, "processes", "Processes that serve.", ge=1, le=256)
-    data_dir: Path = _setting(
+    host: str = setting("127.0.0.1", "address", "Where the service listens.", min_length=1)
+    port: int = setting(8000, "port number", "The port it listens on; 0 takes a free one.", ge=0, le=65535)
+    workers: int = setting(1, "processes", "Processes that serve.", ge=1, le=256)
+    data_dir: Path = setting(
         Path(".orchestra"), "path", "Where the service's own PostgreSQL and Redis keep their data."
     )
-    redis_url: str | None = _setting(None, "URL", "Redis for sessions; none starts a private one.")
-    database_url: str | None = _setting(
+    redis_url: str | None = setting(None, "URL", "Redis for sessions; none starts a private one.")
+    database_url: str | None = setting(
         None, "URL", "PostgreSQL with pgvector for conversations and memories; none starts a private one."
     )
-    provider_url: str | None = _setting(
+    provider_url: str | None = setting(
         None, "URL", "Base URL of an OpenAI-compatible endpoint; none answers with the built-in offline model."
     )
-    provider_key: SecretStr | None = _setting(None, "secret", "API key of the provider.")
-    provider_model: str | None = _setting(None, "name", "Model to ask the provider for.", min_length=1)
-    provider_timeout_seconds: float = _setting(60.0, "seconds", "One provider call, whole.", gt=0, le=3600)
-    provider_first_token_seconds: float = _setting(
-        20.0, "seconds", "One provider call, to the first piece of its answer.", gt=0, le=3600
-    )
-    provider_connections_max: int = _setting(
+    provider_key: SecretStr | None = setting(None, "secret", "API key of the provider.")
+    provider_model: str | None = setting(None, "name", "Model to ask the provider for.", min_length=1)
+    provider_connections_max: int = setting(
         256, "connections", "Connections to the provider at once, in each process.", ge=1, le=65536
     )
-    turn_seconds_max: float = _setting(75.0, "seconds", "One turn, from admission to the durable reply.", gt=0, le=3600)
-    turns_inflight_max: int = _setting(
+    alternate_url: str | None = setting(
+        None, "URL", "A second provider, which answers where the first does not (guards.unified.fallbacks)."
+    )
+    alternate_key: SecretStr | None = setting(None, "secret", "API key of the second provider.")
+    alternate_model: str | None = setting(None, "name", "Model to ask the second provider for.", min_length=1)
+    turn_seconds_max: float = setting(75.0, "seconds", "One turn, from admission to the durable reply.", gt=0, le=3600)
+    turns_inflight_max: int = setting(
         1024, "turns", "Turns at once in each process; more are shed with status 503.", ge=1, le=1_000_000
     )
-    store_seconds_max: float = _setting(5.0, "seconds", "One operation of a store.", gt=0, le=3600)
-    memory_recalled_max: int = _setting(
+    store_seconds_max: float = setting(5.0, "seconds", "One operation of a store.", gt=0, le=3600)
+    memory_recalled_max: int = setting(
         3, "memories", "Memories that one turn is given.", ge=0, le=MEMORIES_RECALLED_MAX
     )
-    memory_similarity_min: float = _setting(
+    memory_similarity_min: float = setting(
         0.25, "cosine, -1 to 1", "How near a memory must be to the message to be recalled.", ge=-1, le=1
     )
-    breaker_failures_max: int = _setting(5, "calls", "Consecutive failures that open a breaker.", ge=1, le=1_000_000)
-    breaker_open_seconds: float = _setting(
-        15.0, "seconds", "How long an open breaker rejects before it lets probes through.", gt=0, le=3600
+    fleet_view: Literal["off", "on"] = setting(
+        "off", "switch", "Whether the breakers of all instances share, through Redis, what they see."
     )
-    breaker_probes_max: int = _setting(2, "calls", "Probes at once through a half-open breaker.", ge=1, le=1_000_000)
-    breaker_successes_min: int = _setting(2, "calls", "Successful probes that close a breaker.", ge=1, le=1_000_000)
-    shutdown_seconds_max: float = _setting(
+    operator_key: SecretStr | None = setting(
+        None, "secret", "What an operator sends as a bearer token; none lets nobody operate."
+    )
+    guards: GuardPolicies = GuardPolicies()
+    degradation: DegradationPolicy = DegradationPolicy()
+    shutdown_seconds_max: float = setting(
         15.0, "seconds", "How long turns in flight may go on once the service is told to stop.", ge=0, le=3600
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "level", "The least severe line logged.")
-    log_format: Literal["auto", "json", "console"] = _setting(
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "level", "The least severe line logged.")
+    log_format: Literal["auto", "json", "console"] = setting(
         "auto", "format", "Form of the log; auto is console on a terminal, else json."
     )
-    otlp_endpoint: str | None = _setting(None, "URL", "Where traces are sent (OTLP over HTTP); none sends none.")
+    otlp_endpoint: str | None = setting(None, "URL", "Where traces are sent (OTLP over HTTP); none sends none.")
 
     @field_validator("*", mode="before")
     @classmethod
-    def _plain(cls, value: object) -> object:
-        if isinstance(value, bool):  # which would pass for 0 or 1
-            raise PydanticCustomError("flag", "it is a truth value, which this setting is not")
+    def _printable(cls, value: object) -> object:
         if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f]", value):
             raise PydanticCustomError("control", "it has a control character, such as a line break")
         return value
@@ -115,7 +114,7 @@ class Settings(BaseModel):
             raise PydanticCustomError("url", "{fault}", {"fault": fault})
         return value
 
-    @field_validator("provider_key")
+    @field_validator("provider_key", "alternate_key", "operator_key")
     @classmethod
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
         # it travels in a header
@@ -156,7 +155,7 @@ class Loaded:
     ----------
     settings : Settings
     sources : mapping of str to str
-        By setting: ``default``, ``environment ORCHESTRA_PORT``, ``file orchestra.toml``.
+        By the setting's path: ``default``, ``environment ORCHESTRA_PORT``, ``file orchestra.toml``.
     """
 
     settings: Settings
@@ -165,14 +164,37 @@ class Loaded:
     def rows(self) -> list[Row]:
         """Return every setting with its value, source, unit and meaning, in the order of `Settings`."""
         return [
-            Row(name, _shown(getattr(self.settings, name)), self.sources[name], unit_of(name), field.description or "")
-            for name, field in Settings.model_fields.items()
+            Row(name, _shown(value_of(self.settings, name)), self.sources[name], unit_of(name), field.description or "")
+            for name, field in FIELDS.items()
         ]
 
 
+def _names(model: type[Policy], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the path of every setting with its field, those of policies as well."""
+    for name, field in model.model_fields.items():
+        if (inner := _table_of(field)) is None:
+            yield above + name, field
+        else:
+            yield from _names(inner, f"{above}{name}.")
+
+
+def _table_of(field: FieldInfo) -> type[Policy] | None:
+    inner = field.annotation
+    return inner if isinstance(inner, type) and issubclass(inner, Policy) else None
+
+
+FIELDS: dict[str, FieldInfo] = dict(_names(Settings))
+"""Every setting by its path, such as ``port`` or ``guards.unified.breaker.open_seconds``."""
+
+
+def value_of(settings: Settings, name: str) -> object:
+    """Return the value of the setting with the path `name`."""
+    return attrgetter(name)(settings)
+
+
 def unit_of(name: str) -> str:
-    """Return the unit of the setting `name`."""
-    extra = Settings.model_fields[name].json_schema_extra
+    """Return the unit of the setting with the path `name`."""
+    extra = FIELDS[name].json_schema_extra
     assert isinstance(extra, dict)
     return str(extra["unit"])
 
@@ -200,7 +222,7 @@ def load(environ: Mapping[str, str], *, cwd: Path) -> Loaded:
     if settings is None or faults:
         count = "1 setting is" if len(faults) == 1 else f"{len(faults)} settings are"
         raise ConfigurationError("\n".join([f"{count} wrong:", *(f"- {fault}" for fault in faults)]))
-    return Loaded(settings, {name: sources.get(name, "default") for name in Settings.model_fields})
+    return Loaded(settings, {name: sources.get(name, "default") for name in FIELDS})
 
 
 def _from_file(environ: Mapping[str, str], cwd: Path, faults: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -222,9 +244,20 @@ def _from_file(environ: Mapping[str, str], cwd: Path, faults: list[str]) -> tupl
     except tomllib.TOMLDecodeError as error:
         faults.append(f"{source}: is not TOML: {error}: correct it there")
         return {}, {}
-    for name in [name for name in table if name not in Settings.model_fields]:
-        faults.append(f"{name} ({source}): {_unknown(name, table.pop(name))}")
-    return table, dict.fromkeys(table, source)
+    values = dict(_flat(table, source, faults))
+    return values, dict.fromkeys(values, source)
+
+
+def _flat(table: Mapping[str, Any], source: str, faults: list[str], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every setting in a table and the tables in it."""
+    for key, value in table.items():
+        name = above + key
+        if isinstance(value, dict) and any(each.startswith(f"{name}.") for each in FIELDS):
+            yield from _flat(value, source, faults, f"{name}.")
+        elif name in FIELDS:
+            yield name, value
+        else:
+            faults.append(f"{name} ({source}): {_unknown(name)}")
 
 
 def _variables(environ: Mapping[str, str], faults: list[str]) -> Iterator[tuple[str, str]]:
@@ -235,61 +268,106 @@ def _variables(environ: Mapping[str, str], faults: list[str]) -> Iterator[tuple[
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
             continue
-        name = variable.removeprefix(PREFIX).lower()
-        if name not in Settings.model_fields or variable != PREFIX + name.upper():
-            faults.append(f"{variable} (environment): {_unknown(name, None, PREFIX)}")
+        name = variable.removeprefix(PREFIX).lower().replace("__", ".")
+        if name not in FIELDS or variable != _variable(name):
+            faults.append(f"{variable} (environment): {_unknown(name, _variable)}")
         elif environ[variable]:
             yield name, variable
 
 
-def _unknown(name: str, value: object, prefix: str = "") -> str:
-    if isinstance(value, dict):
-        keys = [f"{name}_{key}" for key in value if f"{name}_{key}" in Settings.model_fields]
-        return f"is a table, and settings are flat keys: write {keys[0] if keys else 'port'} = ... without a table"
-    near = difflib.get_close_matches(name, [*Settings.model_fields, "config"] if prefix else Settings.model_fields, n=1)
-    shown = [prefix + each.upper() if prefix else each for each in near]
-    return f"is no setting: did you mean {shown[0]}?" if shown else "is no setting: remove it (see `orchestra config`)"
+def _variable(name: str) -> str:
+    """Return the environment's name for a setting."""
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def _unknown(name: str, write: Callable[[str], str] = str) -> str:
+    if any(each.startswith(f"{name}.") for each in FIELDS):
+        return "is a table of settings: give one of its keys (see `orchestra config`)"
+    depth = name.count(".") + 1
+    beside = dict.fromkeys(".".join(each.split(".")[:depth]) for each in FIELDS)
+    options = [*beside, *FIELDS, *(["config"] if write is _variable else [])]
+    near = difflib.get_close_matches(name, options, n=1)
+    return (
+        f"is no setting: did you mean {write(near[0])}?"
+        if near
+        else "is no setting: remove it (see `orchestra config`)"
+    )
 
 
 def _validated(values: dict[str, Any], sources: dict[str, str], faults: list[str]) -> Settings | None:
     """Validate `values`; where some are wrong, see by the rest whether there are conflicts as well."""
-    wrong: set[str] = set()
+    left = dict(values)
     while True:
         try:
-            return Settings.model_validate({name: value for name, value in values.items() if name not in wrong})
+            return Settings.model_validate(_nested(left))
         except ValidationError as refusal:
             errors = refusal.errors(include_url=False)
-        single = {str(error["loc"][0]): error["msg"] for error in errors if error["loc"]}
-        if not single:
+        located = {_place(error["loc"]): error["msg"] for error in errors if error["loc"]}
+        if not located:
             faults += [
-                _conflict_fault(each, sources) for each in errors[0]["ctx"]["conflicts"] if wrong.isdisjoint(each.names)
+                _conflict_fault(each, sources)
+                for each in errors[0]["ctx"]["conflicts"]
+                if not any(name in values and name not in left for name in each.names)
             ]
             return None
-        for name, message in single.items():
-            default = _shown(Settings.model_fields[name].default)
-            faults.append(
-                f"{name} = {_quoted(name, values[name])} ({sources[name]}): {message}: "
-                f"correct it, or remove it to have the default, {default}"
-            )
-        wrong |= single.keys()
+        for name, message in located.items():
+            faults.append(_fault(name, message, values, sources))
+        left = {name: value for name, value in left.items() if not any(_is_in(name, wrong) for wrong in located)}
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return the path of the setting, or of the table of settings, that pydantic's location lies in."""
+    name = ""
+    for part in location:
+        longer = f"{name}.{part}" if name else str(part)
+        if longer not in FIELDS and not any(each.startswith(f"{longer}.") for each in FIELDS):
+            break
+        name = longer
+    return name
+
+
+def _is_in(name: str, table: str) -> bool:
+    return name == table or name.startswith(f"{table}.")
+
+
+def _fault(name: str, message: str, values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    if name in FIELDS:
+        default = _shown(value_of(Settings(), name))
+        return (
+            f"{name} = {_quoted(name, values[name])} ({sources[name]}): {message}: "
+            f"correct it, or remove it to have the default, {default}"
+        )
+    given = ", ".join(f"{each.removeprefix(name)[1:]} ({sources[each]})" for each in values if _is_in(each, name))
+    return f"{name}: {message}: given are {given}"
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables that `values`, by their paths, make up."""
+    tables: dict[str, Any] = {}
+    for name, value in values.items():
+        *above, last = name.split(".")
+        table = tables
+        for key in above:
+            table = table.setdefault(key, {})
+        table[last] = value
+    return tables
 
 
 def _conflicts(settings: Settings) -> Iterator[Conflict]:
     """Yield what cannot be together."""
-    for shorter, longer in (
-        ("provider_first_token_seconds", "provider_timeout_seconds"),
-        ("provider_timeout_seconds", "turn_seconds_max"),
-        ("store_seconds_max", "turn_seconds_max"),
-    ):
-        if (inner := getattr(settings, shorter)) > (outer := getattr(settings, longer)):
-            yield Conflict(
-                (shorter, longer), f"{inner:g} s cannot end before {outer:g} s do: lower the first or raise the second"
-            )
-    if settings.provider_url is not None and settings.provider_model is None:
-        yield Conflict(("provider_url", "provider_model"), "a provider is asked for a model by name: set the second")
-    for name in ("provider_key", "provider_model"):
-        if settings.provider_url is None and getattr(settings, name) is not None:
-            yield Conflict((name, "provider_url"), "the first has no effect without the second: set both or neither")
+    if settings.store_seconds_max > settings.turn_seconds_max:  # an attempt of a guard gets what is left of the turn
+        yield Conflict(
+            ("store_seconds_max", "turn_seconds_max"),
+            f"{settings.store_seconds_max:g} s cannot end before {settings.turn_seconds_max:g} s do: "
+            "lower the first or raise the second",
+        )
+    for which in ("provider", "alternate"):
+        url, model, key = (f"{which}_{part}" for part in ("url", "model", "key"))
+        if getattr(settings, url) is not None and getattr(settings, model) is None:
+            yield Conflict((url, model), "a provider is asked for a model by name: set the second")
+        for name in (key, model):
+            if getattr(settings, url) is None and getattr(settings, name) is not None:
+                yield Conflict((name, url), "the first has no effect without the second: set both or neither")
 
 
 def _conflict_fault(conflict: Conflict, sources: Mapping[str, str]) -> str:
@@ -322,12 +400,14 @@ def _shown(value: object) -> str:
         return "none"
     if isinstance(value, SecretStr):
         return _MASK
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
     return _masked(value) if isinstance(value, str) else str(value)
 
 
 def _quoted(name: str, value: object) -> str:
     """Write a value that was refused."""
-    if name == "provider_key":
+    if name.endswith("_key"):
         return _MASK
     return repr(_masked(value) if isinstance(value, str) else value)[:200]
 

@@ -67,7 +67,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
         stack.push_async_callback(postgres.close)
         sessions = RedisSessions(settings.redis_url or "", hook=told.hook)
         stack.push_async_callback(sessions.close)
-        provider = await stack.enter_async_context(_provider(settings, clock))
+        provider, alternate = await stack.enter_async_context(_providers(settings, clock))
         ports = Ports(
             clock=clock,
             entropy=SystemEntropy(),
@@ -78,6 +78,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
             provider=provider,
             hook=told.hook,
             fleet=InProcessFleet(clock),
+            alternate=alternate,
         )
         container = compose.build(ports, settings)
         stack.push_async_callback(container.dispose)
@@ -85,23 +86,28 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def _provider(settings: Settings, clock: Clock) -> AsyncIterator[Provider]:
-    if settings.provider_url is None:
-        yield OfflineProvider()
-        return
-    provider = OpenAIProvider(
-        base_url=settings.provider_url,
-        key=settings.provider_key.get_secret_value() if settings.provider_key else "",
-        model=settings.provider_model or "",
-        timeout_seconds=settings.provider_timeout_seconds,
-        first_token_seconds=settings.provider_first_token_seconds,
-        connections_max=settings.provider_connections_max,
-        clock=clock,
-    )
-    try:
-        yield provider
-    finally:
-        await provider.aclose()
+async def _providers(settings: Settings, clock: Clock) -> AsyncIterator[tuple[Provider, Provider | None]]:
+    """Open the provider and, where one is set, the alternate."""
+    async with AsyncExitStack() as stack:
+        opened: list[Provider | None] = []
+        for which in ("provider", "alternate"):
+            if (url := getattr(settings, f"{which}_url")) is None:
+                opened.append(None)
+                continue
+            key = getattr(settings, f"{which}_key")
+            attempt = (settings.guards.unified if which == "provider" else settings.guards.alternate).attempt
+            provider = OpenAIProvider(
+                base_url=url,
+                key=key.get_secret_value() if key else "",
+                model=getattr(settings, f"{which}_model"),
+                timeout_seconds=attempt.total_seconds_max,
+                first_token_seconds=attempt.first_seconds_max,
+                connections_max=settings.provider_connections_max,
+                clock=clock,
+            )
+            stack.push_async_callback(provider.aclose)
+            opened.append(provider)
+        yield opened[0] or OfflineProvider(), opened[1]
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from orchestra.config import Loaded, Settings, load, unit_of
+from orchestra.config import FIELDS, Loaded, Settings, load, unit_of, value_of
 from orchestra.errors import ConfigurationError
 
-NAMES = list(Settings.model_fields)
+NAMES = list(FIELDS)
 
 
 def refused(environ: dict[str, str], cwd: Path) -> list[str]:
@@ -98,9 +98,8 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     assert refused(environ, tmp_path) == [
         "prot (file orchestra.toml): is no setting: did you mean port?",
         "zzz (file orchestra.toml): is no setting: remove it (see `orchestra config`)",
-        "breaker (file orchestra.toml): is a table, and settings are flat keys: "
-        "write breaker_failures_max = ... without a table",
-        "quux (file orchestra.toml): is a table, and settings are flat keys: write port = ... without a table",
+        "breaker (file orchestra.toml): is no setting: remove it (see `orchestra config`)",
+        "quux (file orchestra.toml): is no setting: remove it (see `orchestra config`)",
         "ORCHESTRA_ (environment): is no setting: remove it (see `orchestra config`)",
         "ORCHESTRA_CONFG (environment): is no setting: did you mean ORCHESTRA_CONFIG?",
         "ORCHESTRA_PROT (environment): is no setting: did you mean ORCHESTRA_PORT?",
@@ -121,7 +120,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
         ("store_seconds_max", "inf", "finite"),
         ("memory_recalled_max", "6", "less than or equal to 5"),
         ("memory_similarity_min", "1.1", "less than or equal to 1"),
-        ("breaker_probes_max", "0", "greater than or equal to 1"),
+        ("guards.unified.breaker.probes_max", "0", "greater than or equal to 1"),
         ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("log_format", "xml", "'auto', 'json' or 'console'"),
         ("host", "a\nb", "control character"),
@@ -139,7 +138,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
 def test_an_impossible_value_is_refused_with_name_source_fault_and_cure(
     tmp_path: Path, name: str, value: str, words: str
 ) -> None:
-    variable = f"ORCHESTRA_{name.upper()}"
+    variable = f"ORCHESTRA_{name.upper().replace('.', '__')}"
     (fault,) = refused({variable: value}, tmp_path)
     assert fault.startswith(f"{name} = {value!r} (environment {variable}): ")
     assert words in fault
@@ -167,15 +166,10 @@ def test_a_value_of_another_type_in_the_file_is_refused(tmp_path: Path, line: st
 
 def test_settings_that_contradict_each_other_are_refused_together(tmp_path: Path) -> None:
     environ = {
-        "ORCHESTRA_PROVIDER_FIRST_TOKEN_SECONDS": "61",
         "ORCHESTRA_TURN_SECONDS_MAX": "4",
         "ORCHESTRA_PROVIDER_KEY": "k",
     }
     assert refused(environ, tmp_path) == [
-        "provider_first_token_seconds (environment ORCHESTRA_PROVIDER_FIRST_TOKEN_SECONDS) and "
-        "provider_timeout_seconds (default): 61 s cannot end before 60 s do: lower the first or raise the second",
-        "provider_timeout_seconds (default) and turn_seconds_max (environment ORCHESTRA_TURN_SECONDS_MAX): "
-        "60 s cannot end before 4 s do: lower the first or raise the second",
         "store_seconds_max (default) and turn_seconds_max (environment ORCHESTRA_TURN_SECONDS_MAX): "
         "5 s cannot end before 4 s do: lower the first or raise the second",
         "provider_key (environment ORCHESTRA_PROVIDER_KEY) and provider_url (default): "
@@ -271,3 +265,61 @@ def test_the_model_refuses_unknown_impossible_and_changed_values() -> None:
 
 def test_times_and_counts_say_their_unit_in_their_name() -> None:
     assert [name for name in NAMES if unit_of(name) == "seconds"] == [name for name in NAMES if "_seconds" in name]
+
+
+POLICIES = """
+guards.memory.breaker = 3
+[guards.unified]
+breaker = {open_seconds = -1, probes_max = 0, failure_rate_max = 2, opensecs = 1}
+retry = {base_seconds = 9}
+bulkhead = {wait_seconds_max = true}
+fallbacks = ["cache", "prayer"]
+[guards.unifeid.breaker]
+"""
+
+
+def test_a_bad_policy_is_refused_by_its_keys_path(tmp_path: Path) -> None:
+    (tmp_path / "orchestra.toml").write_text(POLICIES)
+    environ = {"ORCHESTRA_GUARDS__MEMORY__BREAKER__CALLS_MIN": "0", "ORCHESTRA_GUARDS__MEMORY": "1"}
+    source = "(file orchestra.toml)"
+    assert refused(environ, tmp_path) == [
+        f"guards.memory.breaker {source}: is a table of settings: give one of its keys (see `orchestra config`)",
+        f"guards.unified.breaker.opensecs {source}: is no setting: did you mean guards.unified.breaker.open_seconds?",
+        f"guards.unifeid {source}: is no setting: did you mean guards.unified?",
+        "ORCHESTRA_GUARDS__MEMORY (environment): is a table of settings: give one of its keys (see `orchestra config`)",
+        f"guards.unified.fallbacks = ['cache', 'prayer'] {source}: Input should be 'alternate', 'cache', 'offline' or "
+        "'apology': correct it, or remove it to have the default, alternate, cache, apology",
+        "guards.unified.retry: base_seconds is above cap_seconds: lower it or raise the other: "
+        f"given are base_seconds {source}",
+        f"guards.unified.breaker.failure_rate_max = 2 {source}: Input should be less than or equal to 1: "
+        "correct it, or remove it to have the default, 0.5",
+        f"guards.unified.breaker.open_seconds = -1 {source}: Input should be greater than 0: "
+        "correct it, or remove it to have the default, 5.0",
+        f"guards.unified.breaker.probes_max = 0 {source}: Input should be greater than or equal to 1: "
+        "correct it, or remove it to have the default, 2",
+        f"guards.unified.bulkhead.wait_seconds_max = True {source}: it is a truth value, which this setting is not: "
+        "correct it, or remove it to have the default, 2.0",
+        "guards.memory.breaker.calls_min = '0' (environment ORCHESTRA_GUARDS__MEMORY__BREAKER__CALLS_MIN): "
+        "Input should be greater than or equal to 1: correct it, or remove it to have the default, 20",
+    ]
+
+
+def test_a_policy_may_be_set_in_part_and_its_environment_beats_its_file(tmp_path: Path) -> None:
+    (tmp_path / "orchestra.toml").write_text("[guards.memory.attempt]\nfirst_seconds_max = 1\ntotal_seconds_max = 3\n")
+    environ = {
+        "ORCHESTRA_GUARDS__MEMORY__ATTEMPT__TOTAL_SECONDS_MAX": "4",
+        "ORCHESTRA_GUARDS__UNIFIED__FALLBACKS": "offline, apology",
+        "ORCHESTRA_GUARDS__UNIFIED__BREAKER__SLOW_SECONDS": "2",
+    }
+    loaded = load(environ, cwd=tmp_path)
+    memory, unified = loaded.settings.guards.memory, loaded.settings.guards.unified
+    assert (memory.attempt.first_seconds_max, memory.attempt.total_seconds_max) == (1.0, 4.0)
+    assert memory.attempt.between_seconds_max == 5.0  # the default of this dependency, not of all
+    assert unified.fallbacks == ("offline", "apology")
+    assert unified.breaker.slow_seconds == 2.0
+    assert loaded.sources["guards.memory.attempt.first_seconds_max"] == "file orchestra.toml"
+    assert loaded.sources["guards.memory.attempt.between_seconds_max"] == "default"
+    rows = {row.name: row for row in loaded.rows()}
+    assert rows["guards.unified.fallbacks"].value == "offline, apology"
+    assert rows["guards.unified.fallbacks"].source == "environment ORCHESTRA_GUARDS__UNIFIED__FALLBACKS"
+    assert value_of(loaded.settings, "guards.memory.attempt.total_seconds_max") == 4.0
