@@ -15,8 +15,9 @@ from orchestra.engines.commands import CommandDispatcher
 from orchestra.engines.engine import ICommandDispatcher, IMemorySystem, IOrchestraManager
 from orchestra.engines.memory import MemorySystem, RecallPolicy
 from orchestra.engines.unified import UnifiedOrchestrator
+from orchestra.policies import BreakerPolicy
 from orchestra.ports import Ports
-from orchestra.resilience.breaker import Breaker, BreakerPolicy
+from orchestra.resilience.breaker import Breaker
 from orchestra.resilience.guard import AttemptLimits, Guard
 
 

@@ -9,7 +9,6 @@ tasks; OPEN ends when somebody looks after its time.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Literal, Protocol
 
@@ -17,7 +16,6 @@ from msgspec import Struct
 
 from orchestra.errors import (
     BreakerOpen,
-    ConfigurationError,
     OrchestraError,
     Overloaded,
     ProviderOverloaded,
@@ -25,49 +23,12 @@ from orchestra.errors import (
     ShuttingDown,
 )
 from orchestra.events import BreakerChanged
+from orchestra.policies import BreakerPolicy
 
 State = Literal["CLOSED", "OPEN", "HALF_OPEN"]
 Outcome = Literal["success", "failure", "dropped"]
 
 _NEUTRAL = (Overloaded, ProviderOverloaded, ProviderRefused, BreakerOpen, ShuttingDown)
-
-
-@dataclass(frozen=True)
-class BreakerPolicy:
-    """When a breaker trips and how it recovers.
-
-    Parameters
-    ----------
-    failures_max : int
-        Consecutive failures that open it, at least 1.
-    open_seconds : float
-        How long it rejects everything before it lets probes through, and how long a probe may keep its slot; above 0.
-    probes_max : int
-        Probes that may be under way at once in HALF_OPEN, at least 1.
-    successes_min : int
-        Successful probes that close it, at least 1.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is out of its range.
-    """
-
-    failures_max: int = 5
-    open_seconds: float = 15.0
-    probes_max: int = 2
-    successes_min: int = 2
-
-    def __post_init__(self) -> None:
-        for field in ("failures_max", "probes_max", "successes_min"):
-            if getattr(self, field) < 1:
-                raise ConfigurationError(
-                    f"{field} of a breaker is {getattr(self, field)}: give at least 1", field=field
-                )
-        if not 0 < self.open_seconds < float("inf"):
-            raise ConfigurationError(
-                f"open_seconds of a breaker is {self.open_seconds}: give a finite time above 0", field="open_seconds"
-            )
 
 
 class BreakerStatus(Struct, frozen=True):
