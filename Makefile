@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check bench lab chaos load nightly format pictures constraints clean
+.PHONY: help demo serve test check bench lab chaos load nightly format pictures conformance constraints clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ format: $(DEV) ## format the code and mend what the linter can mend
 
 pictures: $(RUN) ## render the README's picture anew from the brownout scenario
 	$(BIN)/python -m sim.pictures chaos/scenarios/provider_brownout.yaml docs/pictures/brownout.png
+
+conformance: $(DEV) ## probe our circuit breaker and five others, and write the table of docs/conformance.md anew
+	$(BIN)/python -m tests.conformance.table > docs/conformance.new
+	mv docs/conformance.new docs/conformance.md
 
 constraints: ## pin the newest versions that pyproject.toml allows, as a fresh environment resolves them
 	@$(call require_python)
