@@ -332,6 +332,29 @@ def no_locust_in_tests(source: Source) -> Iterator[Violation]:
             yield Violation(line, f"imports {name}", "run Locust as a process (python -m locust -f ...)")
 
 
+_HYPOTHESIS = {"given", "rule", "invariant", "initialize", "precondition", "composite"}
+
+
+def no_async_under_hypothesis(source: Source) -> Iterator[Violation]:
+    """Hypothesis awaits nothing: an `async def` rule with a target passes silently, and others did before 6.170."""
+    if not source.path.startswith("tests/") or not source.path.endswith(".py"):
+        return
+    aliases = _aliases(source.tree)
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.AsyncFunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            name = _qualified(decorator.func if isinstance(decorator, ast.Call) else decorator, aliases)
+            last = name.rpartition(".")[2]
+            if name.startswith("hypothesis.") and last in _HYPOTHESIS:
+                yield Violation(
+                    node.lineno,
+                    f"async def {node.name} under @{last}",
+                    "make it a plain def that runs its coroutine to the end itself: asyncio.run(...), or a loop that "
+                    "the machine keeps (loop.run_until_complete, or sim.loop.run for virtual time)",
+                )
+
+
 # --- what must not be committed -----------------------------------------------------------------------------------
 
 _MACHINE_PATH = re.compile(r"(?<![\w.$}/-])/(?:home|root|Users|work)/\w")
@@ -376,6 +399,7 @@ RULES: tuple[Rule, ...] = (
     unfinished_names_its_issue,
     no_mocks,
     no_locust_in_tests,
+    no_async_under_hypothesis,
     no_machine_paths,
     no_registry_addresses,
 )
@@ -467,6 +491,42 @@ PLANTED: list[tuple[Rule, str, str, str]] = [
     (no_mocks, "tests/unit/x.py", "from unittest import mock", "imports unittest.mock"),
     (no_mocks, "tests/unit/x.py", "import pytest_asyncio", "imports pytest_asyncio"),
     (no_locust_in_tests, "tests/unit/x.py", "from loadtests.users import ChatUser", "imports loadtests.users"),
+    (
+        no_async_under_hypothesis,
+        "tests/x.py",
+        "from hypothesis import given as g\n@g(x)\nasync def f(x): pass",
+        "async def f under @given",
+    ),
+    (
+        no_async_under_hypothesis,
+        "tests/property/x.py",
+        "from hypothesis.stateful import rule\nclass M:\n    @rule(target=b)\n    async def go(self): pass",
+        "async def go under @rule",
+    ),
+    (
+        no_async_under_hypothesis,
+        "tests/property/x.py",
+        "from hypothesis import stateful\nclass M:\n    @stateful.invariant()\n    async def holds(self): pass",
+        "async def holds under @invariant",
+    ),
+    (
+        no_async_under_hypothesis,
+        "tests/x.py",
+        "from hypothesis.stateful import initialize\nclass M:\n    @initialize()\n    async def start(self): pass",
+        "async def start under @initialize",
+    ),
+    (
+        no_async_under_hypothesis,
+        "tests/x.py",
+        "from hypothesis.stateful import precondition\nclass M:\n    @precondition(p)\n    async def f(self): pass",
+        "async def f under @precondition",
+    ),
+    (
+        no_async_under_hypothesis,
+        "tests/x.py",
+        "from hypothesis import strategies as st\n@st.composite\nasync def things(draw): pass",
+        "async def things under @composite",
+    ),
     (no_machine_paths, "docs/x.md", f"see {HOME}/x", "path of one machine"),
     (no_machine_paths, "sim/x.py", f"P = '{HOME}'", "path of one machine"),
     (no_registry_addresses, "constraints.txt", "--extra-index-url file:///x", "extra-index-url"),
@@ -505,6 +565,12 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (unfinished_names_its_issue, "sim/x.py", "x = 1  # TO" + "DO(#12) later"),
     (no_mocks, "tests/unit/x.py", "import asyncio, pytest"),
     (no_locust_in_tests, "tests/unit/x.py", "from loadtests.gates import Gates"),
+    (
+        no_async_under_hypothesis,
+        "tests/x.py",
+        "from hypothesis import given\n@given(x)\ndef f(x):\n    async def body(): pass\n    asyncio.run(body())",
+    ),
+    (no_async_under_hypothesis, "tests/x.py", "from spam import rule\n@rule\nasync def f(): pass"),
     (no_machine_paths, "Dockerfile", "WORKDIR /app\nCOPY ./home/x ../root/y ${X}/home/y"),
     (no_registry_addresses, "constraints.txt", "aiohttp==3.14.5"),
 ]
