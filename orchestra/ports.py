@@ -136,10 +136,15 @@ class Fleet(Protocol):
     async def share(self, tallies: Mapping[str, Tally], *, window_seconds: float) -> dict[str, Tally]:
         """Add this instance's new calls to the fleet's, and return what all instances saw in the last `window_seconds`.
 
+        A window moves on by tenths of itself: a call counts for at least nine of them and never for more than ten.
+        After an error the new calls may have been added or not, and are not to be told again.
+
         Parameters
         ----------
         tallies : mapping of str to Tally
             By breaker: what ended since the last call of this method. Breakers not named are not returned.
+        window_seconds : float
+            Above 0. Only instances that name the same length count together.
         """
         ...
 

@@ -5,13 +5,16 @@ service never runs on them. Structs are frozen: what is stored needs no copy.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import nsmallest
+from math import floor
 from operator import mul
 from typing import NamedTuple
 
+from msgspec.structs import astuple
+
 from orchestra import limits
-from orchestra.adapters.storing import check_embedding, similarity, stale_session, stale_turn
+from orchestra.adapters.storing import WINDOW_BUCKETS, check_embedding, similarity, stale_session, stale_turn
 from orchestra.model import Memory, Recollection, Session, Tally, Turn
 from orchestra.ports import Clock
 
@@ -134,27 +137,24 @@ class InProcessMemories:
 
 
 class InProcessFleet:
-    """A fleet of the instances that are given this very object."""
+    """A fleet of the instances that are given this very object. What it keeps is bounded by the names of breakers."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._seen: dict[str, list[tuple[float, Tally]]] = {}
+        self._seen: dict[tuple[str, float], dict[int, Tally]] = {}  # by breaker and window, then by bucket's number
         self._orders: dict[str, str] = {}
 
     async def share(self, tallies: Mapping[str, Tally], *, window_seconds: float) -> dict[str, Tally]:
         """Add new calls to the fleet's, and return what all instances saw in the window."""
-        now = self._clock.now()
-        for name, tally in tallies.items():
-            self._seen.setdefault(name, []).append((now, tally))
-        return {name: self._total(name, now - window_seconds) for name in tallies}
+        now = floor(self._clock.now() * WINDOW_BUCKETS / window_seconds)
+        return {name: self._add(name, window_seconds, now, tally) for name, tally in tallies.items()}
 
-    def _total(self, name: str, since: float) -> Tally:
-        recent = self._seen[name] = [each for each in self._seen[name] if each[0] > since]
-        return Tally(
-            sum(tally.calls for _, tally in recent),
-            sum(tally.failures for _, tally in recent),
-            sum(tally.slow for _, tally in recent),
-        )
+    def _add(self, name: str, window_seconds: float, now: int, tally: Tally) -> Tally:
+        seen = self._seen.get((name, window_seconds), {})
+        recent = {at: each for at, each in seen.items() if abs(now - at) < WINDOW_BUCKETS}
+        recent[now] = _sum((recent.get(now, Tally()), tally))
+        self._seen[name, window_seconds] = recent
+        return _sum(recent.values())
 
     async def orders(self) -> dict[str, str]:
         """Return the operators' standing orders, by target."""
@@ -166,3 +166,7 @@ class InProcessFleet:
             self._orders.pop(target, None)
         else:
             self._orders[target] = order
+
+
+def _sum(tallies: Iterable[Tally]) -> Tally:
+    return Tally(*map(sum, zip(*map(astuple, tallies), strict=True)))

@@ -6,6 +6,9 @@ from orchestra import limits
 from orchestra.errors import ConfigurationError, StaleSession
 from orchestra.model import Session, Turn
 
+WINDOW_BUCKETS = 10
+"""Parts that a window of the fleet's calls is counted in, and forgotten by."""
+
 
 def stale_session(session: Session, expected_version: int) -> StaleSession:
     """Say that another writer saved this session first."""

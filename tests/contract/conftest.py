@@ -6,7 +6,7 @@ To put another implementation under contract (a modelled store in virtual time, 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,11 +15,12 @@ import pytest
 from redis.asyncio import Redis
 
 from orchestra.adapters.embedded import EmbeddedStores
-from orchestra.adapters.inprocess import InProcessConversations, InProcessMemories, InProcessSessions
+from orchestra.adapters.fleet import RedisFleet
+from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
 from orchestra.adapters.pgvector import PgvectorMemories
 from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.redis import RedisSessions
-from orchestra.ports import ConversationStore, MemoryStore, SessionStore
+from orchestra.ports import ConversationStore, Fleet, MemoryStore, SessionStore
 from sim.clock import SimClock
 from sim.distributions import Exponential
 from sim.entropy import Streams
@@ -29,6 +30,7 @@ from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions
 
 SESSION_STORES = ["inprocess_sessions", "modelled_sessions", "redis_sessions"]
 CONVERSATION_STORES = ["inprocess_conversations", "modelled_conversations", "postgres_conversations"]
+FLEETS = ["inprocess_fleet", "redis_fleet"]
 MEMORY_STORES = ["inprocess_memories", "modelled_memories", "pgvector_memories"]
 
 Store = TypeVar("Store")
@@ -68,6 +70,14 @@ class Sessions:
     elapse: Elapse
 
 
+@dataclass(frozen=True)
+class Instances:
+    """A maker of instances of one fleet, each with what is its own, and a way to let time pass for what they share."""
+
+    join: Callable[[], Awaitable[Fleet]]
+    elapse: Elapse
+
+
 @pytest.fixture(params=SESSION_STORES)
 def sessions(request: pytest.FixtureRequest) -> Contract[Sessions]:
     return request.getfixturevalue(request.param)
@@ -80,6 +90,11 @@ def conversations(request: pytest.FixtureRequest) -> Contract[ConversationStore]
 
 @pytest.fixture(params=MEMORY_STORES)
 def memories(request: pytest.FixtureRequest) -> Contract[MemoryStore]:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=FLEETS)
+def fleet(request: pytest.FixtureRequest) -> Contract[Instances]:
     return request.getfixturevalue(request.param)
 
 
@@ -120,6 +135,21 @@ def inprocess_memories() -> Contract[MemoryStore]:
     @asynccontextmanager
     async def make() -> AsyncIterator[MemoryStore]:
         yield InProcessMemories()
+
+    return Contract(make)
+
+
+@pytest.fixture
+def inprocess_fleet() -> Contract[Instances]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Instances]:
+        clock = _Clock()
+        fleet = InProcessFleet(clock)
+
+        async def join() -> Fleet:
+            return fleet
+
+        yield Instances(join, clock.elapse)
 
     return Contract(make)
 
@@ -183,6 +213,37 @@ def redis_sessions(contract_redis_url: str) -> Contract[Sessions]:
         store = RedisSessions(contract_redis_url, hook=lambda event: None)
         yield Sessions(store, elapse)
         await store.close()
+
+    return Contract(make)
+
+
+@pytest.fixture
+def redis_fleet(contract_redis_url: str) -> Contract[Instances]:
+    async def elapse(seconds: float) -> None:
+        """Make everything counted older by `seconds`, whole tenths of its window, and its time to live shorter."""
+        async with Redis.from_url(contract_redis_url, decode_responses=True) as redis:
+            for key in await redis.keys("orchestra:{fleet}:calls:*"):
+                window_seconds = int(key.split(":")[3]) / 1000
+                older = {
+                    f"{int(bucket) - round(seconds * 10 / window_seconds)}:{kind}": count
+                    for field, count in (await redis.hgetall(key)).items()
+                    for bucket, kind in [field.split(":")]
+                }
+                left = await redis.pttl(key) - round(seconds * 1000)
+                await redis.delete(key)
+                await redis.hset(key, mapping=older)
+                await redis.pexpire(key, left)
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Instances]:
+        async with AsyncExitStack() as stack:
+
+            async def join() -> Fleet:
+                fleet = RedisFleet(contract_redis_url, seconds_max=10)
+                stack.push_async_callback(fleet.aclose)
+                return fleet
+
+            yield Instances(join, elapse)
 
     return Contract(make)
 
