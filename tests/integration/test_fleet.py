@@ -1,0 +1,252 @@
+"""The fleet's knowledge on a real Redis that dies, hangs and loses replies, and the breakers that do without it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from orchestra.adapters.embedded import start
+from orchestra.adapters.fleet import RedisFleet
+from orchestra.errors import ConfigurationError, StoreUnavailable
+from orchestra.model import Tally
+
+KEY = "orchestra:{fleet}:calls:1000000:unified"
+WINDOW = 1000.0
+NONE = Tally()
+
+
+@pytest.fixture
+def redis_url(stores):
+    url = f"{stores.redis_url}{'&' if '?' in stores.redis_url else '?'}db=13"
+
+    async def empty():
+        async with Redis.from_url(url) as redis:
+            await redis.flushdb()
+
+    asyncio.run(empty())
+    return url
+
+
+@contextlib.asynccontextmanager
+async def connected(url, **how):
+    fleet = RedisFleet(url, **how)
+    try:
+        yield fleet
+    finally:
+        await fleet.aclose()
+
+
+async def seen(fleet, new=NONE):
+    return (await fleet.share({"unified": new}, window_seconds=WINDOW))["unified"]
+
+
+def test_calls_are_counted_by_the_time_of_redis_and_forgotten_with_their_window(redis_url):
+    async def scenario():
+        async with connected(redis_url) as fleet, Redis.from_url(redis_url, decode_responses=True) as redis:
+            (before, _) = await redis.time()
+            await seen(fleet, Tally(10, 4, 2))
+            (after, _) = await redis.time()
+            counted = await redis.hgetall(KEY)
+            buckets = {int(field.partition(":")[0]) for field in counted}
+            assert buckets in ({before // 100}, {after // 100})
+            assert {field.partition(":")[2]: count for field, count in counted.items()} == {
+                "1": "10",
+                "2": "4",
+                "3": "2",
+            }
+            assert 990_000 < await redis.pttl(KEY) <= 1_000_000
+            await redis.pexpire(KEY, 500_000)
+            await seen(fleet)
+            assert await redis.pttl(KEY) <= 500_000  # who only asks keeps nothing alive
+            await seen(fleet, Tally(1))
+            assert await redis.pttl(KEY) > 990_000
+            assert await redis.keys() == [KEY]
+
+    asyncio.run(scenario())
+
+
+def test_buckets_out_of_the_window_are_deleted_also_where_redis_clock_was_set_back(redis_url):
+    async def scenario():
+        async with connected(redis_url) as fleet, Redis.from_url(redis_url, decode_responses=True) as redis:
+            (now, _) = await redis.time()
+            fields = {f"{now // 100 + ahead}:1": 1 for ahead in range(-1000, 1001)}
+            await redis.hset(KEY, mapping=fields)
+            # From nine tenths ago to as many ahead; a tenth that begins meanwhile finds as many.
+            assert await seen(fleet) == Tally(19)
+            assert await redis.hlen(KEY) == 19
+
+    asyncio.run(scenario())
+
+
+def test_many_breakers_are_one_round_trip(redis_url):
+    async def scenario():
+        async with connected(redis_url) as fleet, Redis.from_url(redis_url) as redis:
+            before = await _evals(redis)
+            await fleet.share({f"b{n}": Tally(1) for n in range(50)}, window_seconds=WINDOW)
+            assert await _evals(redis) == before + 1
+
+    asyncio.run(scenario())
+
+
+async def _evals(redis):
+    return (await redis.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
+
+
+def test_an_order_survives_a_restart_of_the_client_and_of_redis(own_stores):
+    async def scenario():
+        async with connected(own_stores.redis_url) as fleet:
+            await fleet.order("unified", "disable")
+        async with connected(own_stores.redis_url) as fleet:
+            assert await fleet.orders() == {"unified": "disable"}
+            redis_server = server(own_stores.data_dir)
+            os.kill(redis_server.pid, signal.SIGKILL)
+            await asyncio.to_thread(psutil.wait_procs, [redis_server], timeout=10)
+            for call in (seen(fleet), fleet.orders(), fleet.order("unified", "reset"), fleet.order("unified", None)):
+                with pytest.raises(StoreUnavailable) as outage:
+                    await call
+                assert outage.value.__cause__ is not None
+            again = await asyncio.to_thread(start, own_stores.data_dir)
+            try:
+                assert await fleet.orders() == {"unified": "disable"}
+                assert await seen(fleet, Tally(1)) == Tally(1)
+            finally:
+                await asyncio.to_thread(again.stop)
+
+    asyncio.run(scenario())
+
+
+def test_a_redis_that_hangs_makes_nobody_hang_and_wakes_up_to_no_flood(own_stores):
+    async def scenario():
+        async with connected(own_stores.redis_url, seconds_max=0.1) as fleet:
+            await seen(fleet, Tally(1))
+            hung = server(own_stores.data_dir)
+            hung.suspend()
+            try:
+                async with asyncio.timeout(30):  # 20 in turn, 10 at once: 3 s and what a busy machine adds
+                    for _ in range(20):
+                        with pytest.raises(StoreUnavailable):
+                            await seen(fleet, Tally(100))
+                    outcomes = await asyncio.gather(*(fleet.orders() for _ in range(10)), return_exceptions=True)
+                    assert [type(each) for each in outcomes] == [StoreUnavailable] * 10
+            finally:
+                hung.resume()
+            # Of 2000 calls told meanwhile, only those of the share that was on its way then may have been counted.
+        async with connected(own_stores.redis_url, seconds_max=10) as fleet:
+            assert await seen(fleet) in (Tally(1), Tally(101))
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_that_gives_up_leaves_no_reply_to_the_next(own_stores):
+    async def scenario():
+        async with connected(own_stores.redis_url, seconds_max=10) as fleet:
+            await fleet.order("unified", "disable")
+            hung = server(own_stores.data_dir)
+            hung.suspend()
+            try:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await fleet.orders()
+            finally:
+                hung.resume()
+            assert await seen(fleet, Tally(3, 2, 1)) == Tally(3, 2, 1)
+            assert await fleet.orders() == {"unified": "disable"}
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_was_cut_while_idle_is_replaced_unnoticed(redis_url):
+    async def scenario():
+        async with connected(redis_url) as fleet, Redis.from_url(redis_url) as redis:
+            for n in range(1, 11):
+                assert await seen(fleet, Tally(1)) == Tally(n)
+                await redis.client_kill_filter(_type="normal", skipme=True)
+                await redis.ping()
+
+    asyncio.run(scenario())
+
+
+def test_a_share_whose_reply_is_lost_is_counted_once(redis_url, tmp_path):
+    redis_path = redis_url.removeprefix("unix://").partition("?")[0]
+
+    async def lose_first_share(reader, writer):
+        """Pass bytes on; cut the connection in place of the reply to a script."""
+        redis_reader, redis_writer = await asyncio.open_unix_connection(redis_path)
+        asked = b""
+
+        async def forward():
+            nonlocal asked
+            while data := await reader.read(65536):
+                asked = data
+                redis_writer.write(data)
+            redis_writer.close()
+
+        forwarding = asyncio.create_task(forward())
+        while data := await redis_reader.read(65536):
+            if b"EVAL" in asked:
+                lost.append(data)
+                break
+            writer.write(data)
+        forwarding.cancel()
+        redis_writer.close()
+        writer.close()
+
+    lost = []
+
+    async def scenario():
+        line = await asyncio.start_unix_server(lose_first_share, str(tmp_path / "lossy"))
+        async with line, connected(f"unix://{tmp_path / 'lossy'}?db=13") as lossy, connected(redis_url) as fleet:
+            with pytest.raises(StoreUnavailable):
+                await seen(lossy, Tally(3, 2, 1))
+            assert len(lost) == 1
+            assert await seen(fleet) == Tally(3, 2, 1)
+
+    asyncio.run(scenario())
+
+
+def test_what_somebody_else_wrote_there_is_an_outage_and_no_crash(redis_url):
+    async def scenario():
+        async with connected(redis_url) as fleet, Redis.from_url(redis_url) as redis:
+            await redis.set("orchestra:{fleet}:orders", "text")
+            for call in (fleet.orders(), fleet.order("unified", "disable"), fleet.order("unified", None)):
+                with pytest.raises(StoreUnavailable):
+                    await call
+            await redis.hset(KEY, mapping={"field": "odd"})
+            with pytest.raises(StoreUnavailable):
+                await seen(fleet, Tally(1))
+            await redis.flushdb()
+            await redis.hset("orchestra:{fleet}:orders", mapping={"unified": b"\xff"})
+            assert await fleet.orders() == {"unified": "\ufffd"}
+            assert await seen(fleet, Tally(1)) == Tally(1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "http://localhost", "redis://localhost:port"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ConfigurationError) as refusal:
+        RedisFleet(url)
+    assert refusal.value.field == "redis_url"
+
+
+def test_a_closed_fleet_refuses(redis_url):
+    async def scenario():
+        fleet = RedisFleet(redis_url)
+        await fleet.orders()
+        await fleet.aclose()
+        await fleet.aclose()
+        with pytest.raises(StoreUnavailable, match="shutting down"):
+            await fleet.orders()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def server(data_dir: Path) -> psutil.Process:
+    [pid_file] = (data_dir / "redis").glob("*.pid")
+    return psutil.Process(int(pid_file.read_text()))
