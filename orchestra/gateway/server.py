@@ -11,7 +11,7 @@ from functools import partial
 from orchestra import compose
 from orchestra.adapters import embedded
 from orchestra.adapters.embedding import HashingEmbedder
-from orchestra.adapters.inprocess import InProcessFleet
+from orchestra.adapters.fleet import RedisFleet
 from orchestra.adapters.offline import OfflineProvider
 from orchestra.adapters.openai import OpenAIProvider
 from orchestra.adapters.pgvector import PgvectorMemories
@@ -67,6 +67,8 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
         stack.push_async_callback(postgres.close)
         sessions = RedisSessions(settings.redis_url or "", hook=told.hook)
         stack.push_async_callback(sessions.close)
+        fleet = RedisFleet(settings.redis_url or "")
+        stack.push_async_callback(fleet.aclose)
         provider, alternate = await stack.enter_async_context(_providers(settings, clock))
         ports = Ports(
             clock=clock,
@@ -77,7 +79,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
             embedder=HashingEmbedder(),
             provider=provider,
             hook=told.hook,
-            fleet=InProcessFleet(clock),
+            fleet=fleet,
             alternate=alternate,
         )
         container = compose.build(ports, settings)
