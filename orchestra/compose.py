@@ -88,7 +88,7 @@ def _guard(name: str, ports: Ports, settings: Settings, attempt: AttemptLimits |
         probes_max=settings.guards.unified.breaker.probes_max,
         successes_min=settings.guards.unified.breaker.successes_min,
     )
-    breaker = Breaker(name, policy, now=_loop_time, on_change=ports.hook)
+    breaker = Breaker(name, policy, now=_loop_time, on_change=ports.hook, random=ports.entropy.random)
     return Guard(breaker, attempt or AttemptLimits(settings.store_seconds_max, settings.store_seconds_max), ports.hook)
 
 

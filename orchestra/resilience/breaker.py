@@ -1,19 +1,22 @@
 """The circuit breaker: CLOSED, OPEN and HALF_OPEN as in the architecture's diagram, held by permits.
 
-A permit carries the generation of the breaker that gave it out, and each change of state begins a new generation, so
-what comes back late, or from the twin of a probe that has already decided, cannot move a state that it knows nothing
-about (gobreaker's generations). The core is plain: state, event and time in, state out. There are no timers and no
-tasks; OPEN ends when somebody looks after its time.
+Each state is a small object, and each change of state makes a new one. A permit carries the very state that let its call
+through: that object is the breaker's generation (gobreaker's idea), so what comes back late, or from the twin of a probe
+that has already decided, cannot move a state that it knows nothing about. The core is plain: state, event and time
+in, state out. There are no timers and no tasks; OPEN ends when somebody looks after its time.
 
-    contract: `BreakerPolicy`, `outcome_of`;  state: `_Closed`, `_Open`, `_HalfOpen`;  behaviour: `Permit`, `Breaker`
+    contract: `BreakerStatus`, `outcome_of`;  state: `_State` and its kinds;  behaviour: `Permit`, `Breaker`
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
 from msgspec import Struct
 
+from orchestra import limits
 from orchestra.errors import (
     BreakerOpen,
     OrchestraError,
@@ -21,37 +24,64 @@ from orchestra.errors import (
     ProviderOverloaded,
     ProviderRefused,
     ShuttingDown,
+    kind_of,
 )
 from orchestra.events import BreakerChanged
+from orchestra.model import Tally
 from orchestra.policies import BreakerPolicy
+from orchestra.resilience.window import CountWindow, TimeWindow, Window
 
 State = Literal["CLOSED", "OPEN", "HALF_OPEN"]
+Mode = Literal["automatic", "forced_open", "disabled", "observing"]
 Outcome = Literal["success", "failure", "dropped"]
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 _NEUTRAL = (Overloaded, ProviderOverloaded, ProviderRefused, BreakerOpen, ShuttingDown)
+_LOG = logging.getLogger(__name__)
 
 
-class BreakerStatus(Struct, frozen=True):
-    """A breaker at one moment, for pages and metrics. Counts belong to the current state and are 0 in the others.
+class BreakerStatus(Struct, frozen=True, kw_only=True):
+    """A breaker at one moment, for pages, metrics and health. In mode observing, `state` is what it would be.
 
     Parameters
     ----------
-    failures : int
-        Consecutive failures so far, in CLOSED.
+    calls, failures, slow : int
+        In the window, in CLOSED; 0 in the other states.
+    failure_rate, slow_rate : float or None
+        Shares of those calls, 0 to 1; None where there are none.
+    consecutive_failures : int
+        Since the last success, in CLOSED.
     probes : int
         Probe slots taken, in HALF_OPEN.
     successes : int
         Successful probes so far, in HALF_OPEN.
     retry_after_seconds : float
         Until a call may be let through; 0 where it would be now.
+    relapses : int
+        Steps by which the next OPEN will be longer than the first.
+    rejected : int
+        Calls that were not let through, ever.
+    late : int
+        Calls that ended in another state than the one that let them through, ever.
     """
 
     name: str
     state: State
+    mode: Mode = "automatic"
+    calls: int = 0
     failures: int = 0
+    slow: int = 0
+    failure_rate: float | None = None
+    slow_rate: float | None = None
+    consecutive_failures: int = 0
     probes: int = 0
     successes: int = 0
     retry_after_seconds: float = 0.0
+    relapses: int = 0
+    rejected: int = 0
+    late: int = 0
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
@@ -68,136 +98,299 @@ def outcome_of(error: BaseException | None) -> Outcome:
 
 
 class Permit:
-    """Leave to make one call, settled once: the first of `success`, `failure` and `drop` counts, more do nothing."""
+    """Leave to make one call, settled once: the first of `settle` and its three parts counts, more do nothing.
 
-    __slots__ = ("_breaker", "admitted_at", "generation", "settled")
+    Parameters
+    ----------
+    state : _State or None
+        What let the call through; None for a call that the state would have rejected, had it not only been observing.
+    admitted_at : float
+    """
 
-    def __init__(self, breaker: "Breaker", generation: int, admitted_at: float) -> None:
+    __slots__ = ("_breaker", "admitted_at", "responded_at", "settled", "state")
+
+    def __init__(self, breaker: "Breaker", state: "_State | None", admitted_at: float) -> None:
         self._breaker = breaker
-        self.generation = generation
+        self.state = state
         self.admitted_at = admitted_at
+        self.responded_at: float | None = None
         self.settled = False
+
+    def responded(self) -> None:
+        """The first item of a stream is here: this moment, and not the stream's end, says whether the call was slow."""
+        if not self.settled and self.responded_at is None:
+            self._breaker._responded(self)
 
     def success(self) -> None:
         """The call did what it should."""
-        self._breaker._settle(self, "success", None)
+        if not self.settled:
+            self.settled = True
+            self._breaker._ended(self, False, None)
 
-    def failure(self, error: BaseException) -> None:
-        """The call failed by a fault of what was called."""
-        self._breaker._settle(self, "failure", error)
+    def failure(self, error: BaseException | None = None) -> None:
+        """The call failed by a fault of what was called; without an `error` where its result shows that."""
+        if not self.settled:
+            self.settled = True
+            self._breaker._ended(self, True, error)
 
     def drop(self) -> None:
         """The call ended without telling anything about what was called: give its slot back."""
-        self._breaker._settle(self, "dropped", None)
+        if not self.settled:
+            self.settled = True
+            self._breaker._dropped(self)
+
+    def settle(self, error: BaseException | None) -> None:
+        """Settle by how the call ended: by the breaker's predicates and policy, and otherwise by `outcome_of`."""
+        if error is None:
+            self.success()
+        elif self._breaker.outcome_of(error) == "failure":
+            self.failure(error)
+        else:
+            self.drop()
 
 
-_Move = tuple["_State", str]  # the next state, and why
+_Move = tuple["_State", str] | None  # the next state and why, or None to stay
 
 
-class _State(Protocol):
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What all states of a breaker act on, and how they make one another."""
+
+    policy: BreakerPolicy
+    random: Callable[[], float]
+
+    def closed(self, now: float, *, relapses: int = 0, learns_at: float = float("-inf")) -> "_Closed":
+        return _Closed(self, now, relapses, learns_at)
+
+    def opened(self, now: float, relapses: int, error: BaseException | None) -> "_Open":
+        """Open for longer with each relapse (Envoy's outlier ejection), and for as long as `error` asks in any case."""
+        policy = self.policy
+        grown = min(policy.open_seconds_max, policy.open_seconds * policy.open_growth**relapses)
+        jittered = min(policy.open_seconds_max, grown * (1 + policy.open_jitter * self.random()))
+        # a step beyond the longest would change nothing but how long the way back takes
+        longer = relapses + 1 if grown < policy.open_seconds_max else relapses
+        return _Open(self, now + max(jittered, _asked_seconds(error)), longer)
+
+
+def _asked_seconds(error: BaseException | None) -> float:
+    """Return the Retry-After that `error` carries, within bounds; 0 where it carries none that can be used."""
+    asked = getattr(error, "retry_after_seconds", None)
+    if isinstance(asked, int | float) and asked > 0:
+        return min(float(asked), limits.RETRY_AFTER_SECONDS_MAX)
+    return 0.0
+
+
+class _State:
+    """What is the same in most states: time, outcomes and the fleet move nothing."""
+
+    __slots__ = ()
+
     name: ClassVar[State]
+    free: ClassVar[bool] = False  # lets everything through, without keeping account of permits
 
-    def tick(self, now: float) -> _Move | None:
+    def tick(self, now: float) -> _Move:
         """What the passing of time does."""
+        return None
 
-    def admit(self, permit: Permit) -> float | None:
-        """Let the call through (None), or say after how many seconds to come again."""
+    def wait(self, now: float) -> float:
+        """Say after how many seconds a call may come, 0 where it may now."""
+        return 0.0
 
-    def settle(self, permit: Permit, outcome: Outcome, error: BaseException | None, now: float) -> _Move | None:
-        """What the outcome of a call that this state let through does."""
+    def hold(self, permit: Permit) -> None:
+        """Take the call in for which `wait` was 0."""
 
-    def status(self, breaker: str, now: float) -> BreakerStatus: ...
+    def end(self, permit: Permit | None, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
+        """What the success or failure of a call that this state let through does."""
+        return None
+
+    def drop(self, permit: Permit) -> None:
+        """What the end of a call that tells nothing does."""
+
+    def respond(self, permit: Permit, slow: bool, now: float) -> _Move:
+        """What the first item of a stream that this state let through does."""
+        return None
+
+    def learn(self, fleet: Tally, now: float) -> _Move:
+        """What the fleet's calls do."""
+        return None
+
+    def counts(self, now: float) -> dict[str, Any]:
+        """Return what `BreakerStatus` shows of this state."""
+        return {}
 
 
-class _Closed:
+class _Disabled(_State):
+    __slots__ = ()
     name: ClassVar[State] = "CLOSED"
-
-    def __init__(self, policy: BreakerPolicy) -> None:
-        self._policy = policy
-        self._failures = 0
-
-    def tick(self, now: float) -> _Move | None:
-        return None
-
-    def admit(self, permit: Permit) -> float | None:
-        return None
-
-    def settle(self, permit: Permit, outcome: Outcome, error: BaseException | None, now: float) -> _Move | None:
-        if outcome == "success":
-            self._failures = 0
-        elif outcome == "failure":
-            self._failures += 1
-            if self._failures >= self._policy.failures_max:
-                reason = f"{self._failures} consecutive failures, the last {type(error).__name__}"
-                return _Open(self._policy, now + self._policy.open_seconds), reason
-        return None
-
-    def status(self, breaker: str, now: float) -> BreakerStatus:
-        return BreakerStatus(breaker, self.name, failures=self._failures)
+    free: ClassVar[bool] = True
 
 
-class _Open:
+class _ForcedOpen(_State):
+    __slots__ = ("_seconds",)
     name: ClassVar[State] = "OPEN"
 
-    def __init__(self, policy: BreakerPolicy, until: float) -> None:
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self._seconds = policy.open_seconds  # nobody knows when the operator lets go: look again after a while
+
+    def wait(self, now: float) -> float:
+        return self._seconds
+
+
+class _Closed(_State):
+    __slots__ = ("_consecutive", "_learns_at", "_policy", "_relapses", "_rules", "_since", "_window")
+    name: ClassVar[State] = "CLOSED"
+    free: ClassVar[bool] = True
+
+    def __init__(self, rules: _Rules, now: float, relapses: int, learns_at: float) -> None:
+        policy = rules.policy
+        self._rules = rules
         self._policy = policy
+        self._since = now
+        self._relapses = relapses
+        self._learns_at = learns_at
+        self._consecutive = 0
+        self._window: Window = (
+            TimeWindow(policy.window_seconds, now) if policy.window == "time" else CountWindow(policy.window_calls)
+        )
+
+    def end(self, permit: Permit | None, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
+        window = self._window
+        window.record(now, failed, slow)
+        if not failed:
+            self._consecutive = 0
+            if not window.failures and not window.slow:
+                return None
+        else:
+            self._consecutive += 1
+            if self._consecutive >= self._policy.failures_max:
+                return self._open(f"{self._consecutive} consecutive failures, {_last(error)}", error, now)
+        reason = self._verdict(window.calls, window.failures, window.slow)
+        return self._open(reason, error, now) if reason else None
+
+    def learn(self, fleet: Tally, now: float) -> _Move:
+        """Trip where the fleet's rates say so, but not by calls from before this breaker closed."""
+        if now < self._learns_at:
+            return None
+        reason = self._verdict(fleet.calls, fleet.failures, fleet.slow)
+        return self._open(f"in the whole fleet, {reason}", None, now) if reason else None
+
+    def counts(self, now: float) -> dict[str, Any]:
+        window = self._window
+        window.advance(now)
+        calls, failures, slow = window.calls, window.failures, window.slow
+        return {
+            "calls": calls,
+            "failures": failures,
+            "slow": slow,
+            "failure_rate": failures / calls if calls else None,
+            "slow_rate": slow / calls if calls else None,
+            "consecutive_failures": self._consecutive,
+            "relapses": self._relapses_left(now),
+        }
+
+    def _verdict(self, calls: int, failures: int, slow: int) -> str | None:
+        """Say which rate is too high, if one is. The quotient, unlike a product, meets a limit such as 0.3 exactly."""
+        policy = self._policy
+        if calls < policy.calls_min:
+            return None
+        if failures / calls >= policy.failure_rate_max:
+            return f"{failures} of {calls} calls failed"
+        if policy.slow_seconds is not None and slow / calls >= policy.slow_rate_max:
+            return f"{slow} of {calls} calls took {policy.slow_seconds:g} s or longer"
+        return None
+
+    def _open(self, reason: str, error: BaseException | None, now: float) -> _Move:
+        return self._rules.opened(now, self._relapses_left(now), error), reason
+
+    def _relapses_left(self, now: float) -> int:
+        """Return the steps of growth that are left after so much time without a relapse."""
+        return max(0, self._relapses - int((now - self._since) / self._policy.recovery_seconds))
+
+
+class _Open(_State):
+    __slots__ = ("_relapses", "_rules", "_until")
+    name: ClassVar[State] = "OPEN"
+
+    def __init__(self, rules: _Rules, until: float, relapses: int) -> None:
+        self._rules = rules
         self._until = until
+        self._relapses = relapses
 
-    def tick(self, now: float) -> _Move | None:
-        return (_HalfOpen(self._policy), "its open time is over") if now >= self._until else None
+    def tick(self, now: float) -> _Move:
+        return (_HalfOpen(self._rules, self._relapses), "its open time is over") if now >= self._until else None
 
-    def admit(self, permit: Permit) -> float | None:
-        return self._until - permit.admitted_at
+    def wait(self, now: float) -> float:
+        return self._until - now
 
-    def settle(self, permit: Permit, outcome: Outcome, error: BaseException | None, now: float) -> _Move | None:
-        raise AssertionError("OPEN lets nothing through, so nothing of its generation comes back")
-
-    def status(self, breaker: str, now: float) -> BreakerStatus:
-        return BreakerStatus(breaker, self.name, retry_after_seconds=max(0.0, self._until - now))
+    def counts(self, now: float) -> dict[str, Any]:
+        return {"relapses": self._relapses}
 
 
-class _HalfOpen:
+class _HalfOpen(_State):
+    __slots__ = ("_policy", "_probes", "_relapses", "_rules", "_successes")
     name: ClassVar[State] = "HALF_OPEN"
 
-    def __init__(self, policy: BreakerPolicy) -> None:
-        self._policy = policy
+    def __init__(self, rules: _Rules, relapses: int) -> None:
+        self._rules = rules
+        self._policy = rules.policy
+        self._relapses = relapses
         self._probes: dict[Permit, None] = {}  # those that hold a slot, oldest first
         self._successes = 0
 
-    def tick(self, now: float) -> _Move | None:
+    def tick(self, now: float) -> _Move:
         """Take the slots of hung probes back.
 
         Only the slot: what such a probe says in the end still counts while this state lasts, or a provider whose
-        healthy streams outlast `open_seconds` could never prove itself.
+        healthy streams outlast `probe_seconds_max` could never prove itself.
         """
-        while self._probes and now - (oldest := next(iter(self._probes))).admitted_at >= self._policy.open_seconds:
-            del self._probes[oldest]
+        while self._probes and self._seconds_to_slot(now) <= 0:
+            del self._probes[next(iter(self._probes))]
         return None
 
-    def admit(self, permit: Permit) -> float | None:
-        if len(self._probes) < self._policy.probes_max:
-            self._probes[permit] = None
+    def wait(self, now: float) -> float:
+        return 0.0 if len(self._probes) < self._policy.probes_max else self._seconds_to_slot(now)
+
+    def hold(self, permit: Permit) -> None:
+        self._probes[permit] = None
+
+    def end(self, permit: Permit | None, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
+        assert permit is not None, "only what is free admits without one"
+        self.drop(permit)
+        if failed:
+            return self._reopen(f"a probe failed, {_last(error)}", error, now)
+        if slow:
+            return self._reopen_slow(now)
+        self._successes += 1
+        if self._successes < self._policy.successes_min:
             return None
-        return self._seconds_to_slot(permit.admitted_at)
+        # the fleet still counts calls from before this moment, for as long as its window reaches back
+        learns_at = now + self._policy.window_seconds
+        closed = self._rules.closed(now, relapses=self._relapses, learns_at=learns_at)
+        return closed, f"{self._successes} probes succeeded"
 
-    def settle(self, permit: Permit, outcome: Outcome, error: BaseException | None, now: float) -> _Move | None:
+    def drop(self, permit: Permit) -> None:
         self._probes.pop(permit, None)
-        if outcome == "failure":
-            return _Open(self._policy, now + self._policy.open_seconds), f"a probe failed with {type(error).__name__}"
-        if outcome == "success":
-            self._successes += 1
-            if self._successes >= self._policy.successes_min:
-                return _Closed(self._policy), f"{self._successes} probes succeeded"
-        return None
 
-    def status(self, breaker: str, now: float) -> BreakerStatus:
-        taken = len(self._probes)
-        wait = self._seconds_to_slot(now) if taken >= self._policy.probes_max else 0.0
-        return BreakerStatus(breaker, self.name, probes=taken, successes=self._successes, retry_after_seconds=wait)
+    def respond(self, permit: Permit, slow: bool, now: float) -> _Move:
+        """A probe that is slow to respond has decided, however well its stream may end."""
+        return self._reopen_slow(now) if slow else None
+
+    def counts(self, now: float) -> dict[str, Any]:
+        return {"probes": len(self._probes), "successes": self._successes, "relapses": self._relapses}
 
     def _seconds_to_slot(self, now: float) -> float:
         """Return the time until the oldest probe loses its slot: the longest that one can take to come free."""
-        return next(iter(self._probes)).admitted_at + self._policy.open_seconds - now
+        return next(iter(self._probes)).admitted_at + self._policy.probe_seconds_max - now
+
+    def _reopen(self, reason: str, error: BaseException | None, now: float) -> _Move:
+        return self._rules.opened(now, self._relapses, error), reason
+
+    def _reopen_slow(self, now: float) -> _Move:
+        return self._reopen(f"a probe took {self._policy.slow_seconds:g} s or longer", None, now)
+
+
+def _last(error: BaseException | None) -> str:
+    return "by its result" if error is None else f"the last {type(error).__name__}"
 
 
 class Breaker:
@@ -211,24 +404,55 @@ class Breaker:
     now : callable
         Monotonic seconds, such as the running loop's `time`. Wall time plays no role.
     on_change : callable
-        Told of every change of state, after it has happened.
+        Told of every change of state, and every order of an operator, after it has happened. What it raises goes to
+        the log: it is nothing to the call that happened to be under way.
+    random : callable
+        Chance in [0, 1), for the jitter of the open time.
+    ignore, record : callable, optional
+        Whether an error says nothing, and whether it is a failure, as the policy's fields of these names; `ignore` is
+        asked first. Cancellation is not theirs to judge. What they raise goes to the log, and counts as no.
+    failed_result : callable, optional
+        Whether the result of a `call` shows that the call failed.
     """
 
     def __init__(
-        self, name: str, policy: BreakerPolicy, now: Callable[[], float], on_change: Callable[[BreakerChanged], None]
+        self,
+        name: str,
+        policy: BreakerPolicy,
+        now: Callable[[], float],
+        on_change: Callable[[BreakerChanged], None],
+        random: Callable[[], float],
+        *,
+        ignore: Callable[[BaseException], bool] | None = None,
+        record: Callable[[BaseException], bool] | None = None,
+        failed_result: Callable[[Any], bool] | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
         self._now = now
         self._on_change = on_change
-        self._state: _State = _Closed(policy)
-        self._generation = 0
+        self._ignore = ignore
+        self._record = record
+        self._failed_result = failed_result
+        self._slow_seconds = policy.slow_seconds
+        self._rules = _Rules(policy, random)
+        self._state: _State = self._rules.closed(now())
+        self._mode: Mode = "automatic"
+        self._calls = self._failures = self._slow = 0  # ended since the last `take_tally`
+        self._rejected = 0
+        self._late = 0
 
     @property
     def state(self) -> State:
         """The state at this moment. Looking is what ends an OPEN whose time is over."""
-        self._tick(self._now())
-        return self._state.name
+        return self._look(self._now()).name
+
+    @property
+    def mode(self) -> Mode:
+        """What an operator has ordered, or ``automatic``."""
+        return self._mode
+
+    # --- calls
 
     def acquire(self) -> Permit:
         """Return a permit for one call, which the caller must settle.
@@ -239,47 +463,202 @@ class Breaker:
             The call must not be made; the error says which breaker, its state, and when to come again.
         """
         now = self._now()
-        self._tick(now)
-        permit = Permit(self, self._generation, now)
-        wait = self._state.admit(permit)
-        if wait is None:
+        state = self._state
+        if state.free:
+            return Permit(self, state, now)
+        state = self._look(now)
+        wait = state.wait(now)
+        if wait <= 0:
+            permit = Permit(self, state, now)
+            state.hold(permit)
             return permit
+        self._rejected += 1
+        if self._mode == "observing":
+            return Permit(self, None, now)
         raise BreakerOpen(
-            f"{self.name} is failing, its circuit breaker is {self._state.name}: try again in {wait:.1f} s",
+            f"{self.name} is failing, its circuit breaker is {state.name}: try again in {wait:.1f} s",
             retry_after_seconds=wait,
         )
 
+    async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Await ``fn(*args)``, and settle by how that ends; `fn` is not even called where the breaker rejects.
+
+        Raises
+        ------
+        BreakerOpen
+            As `acquire`. Whatever `fn` raises comes out as it is.
+        """
+        state = self._state
+        # where everything is let through, a permit is only made when there is something to say by it
+        permit = None if state.free else self.acquire()
+        started = self._now() if permit is None and self._slow_seconds is not None else 0.0
+        try:
+            result = await fn(*args)
+        except BaseException as error:
+            (permit or Permit(self, state, started)).settle(error)
+            raise
+        if permit is not None or self._failed_result is not None or state is not self._state:
+            self._settle_result(permit or Permit(self, state, started), result)
+            return result
+        now = self._now()
+        slow = self._slow_seconds is not None and now - started >= self._slow_seconds
+        self._calls += 1
+        self._slow += slow
+        if move := state.end(None, False, slow, None, now):
+            self._change(move, now)
+        return result
+
     def permit(self) -> "PermitScope":
-        """Hold a permit for the length of an ``async with`` block, and settle it by how the block ends (`outcome_of`).
+        """Hold a permit for the length of an ``async with`` block, and settle it by how the block ends.
 
         A block that settles the permit itself has the last word.
         """
         return PermitScope(self)
 
+    async def stream(self, source: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """Yield the items of `source`, with one permit to its end; the first item says whether the call was slow.
+
+        A reader that closes the stream early says nothing about what was called. `source` is closed in any case.
+        """
+        try:
+            async with self.permit() as permit:
+                async for item in source:
+                    permit.responded()
+                    yield item
+        finally:
+            if (close := getattr(source, "aclose", None)) is not None:
+                await close()
+
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Say what `error` tells about what was called: by predicates and policy, otherwise as `outcome_of` does."""
+        if not isinstance(error, Exception):
+            return "dropped"
+        kind = kind_of(error)
+        if kind in self.policy.ignore or self._agrees(self._ignore, error):
+            return "dropped"
+        if kind in self.policy.record or self._agrees(self._record, error):
+            return "failure"
+        return outcome_of(error)
+
+    # --- operators
+
+    def force_open(self, reason: str) -> None:
+        """Reject every call until another order."""
+        self._order("forced_open", _ForcedOpen(self.policy), f"forced open: {reason}")
+
+    def disable(self, reason: str) -> None:
+        """Let every call through, whatever becomes of it, until another order."""
+        self._order("disabled", _Disabled(), f"disabled: {reason}")
+
+    def observe_only(self, reason: str) -> None:
+        """Let every call through until another order, and tell the changes that would be made otherwise.
+
+        Calls that would be rejected then count for nothing, so that the changes are those of a breaker that acts.
+        """
+        self._order("observing", self._anew(), f"observing only: {reason}")
+
+    def reset(self, reason: str) -> None:
+        """Begin anew: automatic and CLOSED, with nothing counted and the growth of the open time forgotten."""
+        self._order("automatic", self._anew(), f"reset: {reason}")
+
+    # --- the fleet, and pages
+
+    def take_tally(self) -> Tally:
+        """Return what ended since this was last asked: calls of the state that they ended in, without the dropped."""
+        tally = Tally(self._calls, self._failures, self._slow)
+        self._calls = self._failures = self._slow = 0
+        return tally
+
+    def learn(self, fleet: Tally) -> None:
+        """Take note of what all instances saw in the last `window_seconds`: a breaker that is CLOSED trips by it."""
+        now = self._now()
+        if move := self._look(now).learn(fleet, now):
+            self._change(move, now)
+
     def describe(self) -> BreakerStatus:
         """Return what a page shows of this breaker."""
         now = self._now()
-        self._tick(now)
-        return self._state.status(self.name, now)
+        state = self._look(now)
+        return BreakerStatus(
+            name=self.name,
+            state=state.name,
+            mode=self._mode,
+            retry_after_seconds=state.wait(now),
+            rejected=self._rejected,
+            late=self._late,
+            **state.counts(now),
+        )
 
-    def _tick(self, now: float) -> None:
-        if move := self._state.tick(now):
+    # --- what permits say
+
+    def _responded(self, permit: Permit) -> None:
+        now = permit.responded_at = self._now()
+        state = permit.state
+        if state is self._state and (move := state.respond(permit, self._is_slow(permit, now), now)):
             self._change(move, now)
 
-    def _settle(self, permit: Permit, outcome: Outcome, error: BaseException | None) -> None:
-        if permit.settled:
-            return
-        permit.settled = True
-        if permit.generation != self._generation:
+    def _ended(self, permit: Permit, failed: bool, error: BaseException | None) -> None:
+        state = permit.state
+        if state is not self._state:
+            self._late += state is not None
             return
         now = self._now()
-        if move := self._state.settle(permit, outcome, error, now):
+        slow = self._is_slow(permit, now)
+        self._calls += 1
+        self._failures += failed
+        self._slow += slow
+        if move := state.end(permit, failed, slow, error, now):
             self._change(move, now)
 
-    def _change(self, move: _Move, now: float) -> None:
-        before, (self._state, reason) = self._state, move
-        self._generation += 1
-        self._on_change(BreakerChanged(now, self.name, before.name, self._state.name, reason))
+    def _dropped(self, permit: Permit) -> None:
+        if permit.state is self._state:
+            permit.state.drop(permit)
+
+    def _settle_result(self, permit: Permit, result: object) -> None:
+        if self._agrees(self._failed_result, result):
+            permit.failure()
+        else:
+            permit.success()
+
+    def _is_slow(self, permit: Permit, now: float) -> bool:
+        if self._slow_seconds is None:
+            return False
+        answered_at = now if permit.responded_at is None else permit.responded_at
+        return answered_at - permit.admitted_at >= self._slow_seconds
+
+    def _agrees(self, predicate: Callable[[Any], bool] | None, subject: object) -> bool:
+        try:
+            return predicate is not None and bool(predicate(subject))
+        except Exception:
+            _LOG.exception("a predicate of the breaker %s failed, which counts as no", self.name)
+            return False
+
+    # --- changes of state
+
+    def _look(self, now: float) -> _State:
+        """Return the state at this moment."""
+        if move := self._state.tick(now):
+            self._change(move, now)
+        return self._state
+
+    def _anew(self) -> _State:
+        now = self._now()
+        return self._rules.closed(now, learns_at=now + self.policy.window_seconds)
+
+    def _order(self, mode: Mode, state: _State, reason: str) -> None:
+        self._mode = mode
+        self._enter(state, reason, self._now())
+
+    def _change(self, move: tuple[_State, str], now: float) -> None:
+        state, reason = move
+        self._enter(state, f"only observed: {reason}" if self._mode == "observing" else reason, now)
+
+    def _enter(self, state: _State, reason: str, now: float) -> None:
+        before, self._state = self._state, state
+        try:
+            self._on_change(BreakerChanged(now, self.name, before.name, state.name, reason))
+        except Exception:
+            _LOG.exception("a listener of the breaker %s failed", self.name)
 
 
 class PermitScope:
@@ -297,4 +676,4 @@ class PermitScope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._breaker._settle(self._permit, outcome_of(error), error)
+        self._permit.settle(error)
