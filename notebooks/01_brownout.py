@@ -81,8 +81,8 @@ for result in run.verdict.results:
 # same arrivals with the same luck.
 
 # %%
-shorter = rehearse(what_if(scenario, breaker_open_seconds=2), seed=seed)
-longer = rehearse(what_if(scenario, breaker_open_seconds=60), seed=seed)
+shorter = rehearse(what_if(scenario, guards={"unified": {"breaker": {"open_seconds": 2}}}), seed=seed)
+longer = rehearse(what_if(scenario, guards={"unified": {"breaker": {"open_seconds": 60}}}), seed=seed)
 
 # %%
 display(side_by_side({"open for 2 s": shorter, "as it is": run, "open for 60 s": longer}))

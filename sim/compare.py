@@ -7,26 +7,37 @@ was changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 from msgspec import structs
 
 from sim.expectations import ALL_FAULTS, MEASURES, Evidence
-from sim.scenario import Plain, Scenario
+from sim.forms import Plain
+from sim.scenario import Scenario
 from sim.world import Run
 
 
-def what_if(scenario: Scenario, **settings: Plain) -> Scenario:
+def what_if(scenario: Scenario, **settings: Any) -> Scenario:
     """Return `scenario` with other settings of the orchestra.
 
     Parameters
     ----------
     scenario : Scenario
-    **settings : str, int, float or bool
-        As in `orchestra config`, such as ``breaker_open_seconds=30``.
+    **settings : plain values, lists of words, and mappings of them
+        As a scenario's file has them, such as ``guards={"unified": {"breaker": {"open_seconds": 30}}}``; what is not
+        named stays as it is.
     """
-    return structs.replace(scenario, settings={**scenario.settings, **settings})
+    return structs.replace(scenario, settings={**scenario.settings, **dict(_by_path(settings))})
+
+
+def _by_path(tables: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Plain]]:
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _by_path(value, f"{above}{key}.")
+        else:
+            yield above + key, ",".join(value) if isinstance(value, (list, tuple)) else value
 
 
 def side_by_side(runs: Mapping[str, Run]) -> pd.DataFrame:

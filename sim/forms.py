@@ -70,10 +70,17 @@ class OneOf(NamedTuple):
     structs: tuple[type[msgspec.Struct], ...]
 
 
-class Table(NamedTuple):
-    """Marks a mapping of free keys to plain values: who checks it, as (path below, message), and its JSON Schema."""
+Plain = str | int | float | bool
 
-    problems: Callable[[dict[str, Any]], Iterator[tuple[str, str]]]
+
+class Table(NamedTuple):
+    """Marks a mapping of free keys to plain values, lists of words and tables of the same kind.
+
+    It is read as one flat mapping by path, ``{"guards.unified.retry.attempts_max": 2}``, and a list as one text with
+    commas. Somebody else checks it, as (path below, message), and knows its JSON Schema.
+    """
+
+    problems: Callable[[dict[str, Plain]], Iterator[tuple[str, str]]]
     schema: Callable[[], Json]
 
 
@@ -193,7 +200,7 @@ def _choice_form(choices: tuple[str, ...]) -> ScalarForm:
     return ScalarForm(read, {"enum": list(choices)})
 
 
-def _plain(text: str, node: yaml.ScalarNode) -> str | int | float | bool:
+def _plain(text: str, node: yaml.ScalarNode) -> Plain:
     """Read a scalar as YAML types it, for values whose type somebody else knows."""
     if node.style is not None:
         return text
@@ -353,27 +360,42 @@ class SequenceForm(Form):
 
 
 class TableForm(Form):
-    """A mapping of free keys to plain values, whose meaning somebody else checks."""
+    """A mapping of free keys to plain values and to mappings like itself, whose meaning somebody else checks."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        self._scalar = ScalarForm(_plain, {})
+        self._list = SequenceForm(_text_form())
 
     def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
-        if not isinstance(node, yaml.MappingNode):
-            return reading.report(path, "write a mapping here", node)
         before = len(reading.problems)
-        values = {}
-        scalar = ScalarForm(_plain, {})
-        for key, _, value_node in _pairs(reading, node, path):
-            reading.at(_join(path, key), value_node)
-            if (value := scalar.read(reading, value_node, _join(path, key))) is not MISSING:
-                values[key] = value
+        values = dict(self._flat(reading, node, path, ""))
         for below, message in self._table.problems(values):
             reading.report(_join(path, below) if below else path, message)
         return values if len(reading.problems) == before else MISSING
 
+    def _flat(self, reading: Reading, node: yaml.Node, path: str, below: str) -> Iterator[tuple[str, Plain]]:
+        """Yield what stands at `node` by its path below the table's own."""
+        if not isinstance(node, yaml.MappingNode):
+            reading.report(path, "write a mapping here", node)
+            return
+        for key, _, value_node in _pairs(reading, node, path):
+            here, inside = _join(path, key), _join(below, key)
+            reading.at(here, value_node)
+            if "." in key:
+                reading.report(here, "a key is one word: write what follows the dot as a mapping below it", value_node)
+            elif isinstance(value_node, yaml.MappingNode):
+                yield from self._flat(reading, value_node, here, inside)
+            elif isinstance(value_node, yaml.SequenceNode):
+                if (words := self._list.read(reading, value_node, here)) is not MISSING:
+                    yield inside, ",".join(words)
+            elif (value := self._scalar.read(reading, value_node, here)) is not MISSING:
+                yield inside, value
+
     def schema(self, definitions: Json) -> Json:
-        return self._table.schema()
+        schema = self._table.schema()
+        definitions |= schema.pop("$defs", {})
+        return schema
 
 
 def _meaning(kind: Any) -> str:

@@ -57,7 +57,7 @@ class ClientArrived(Struct, frozen=True, tag="client_arrived"):
 
 
 class ClientFinished(Struct, frozen=True, tag="client_finished"):
-    """A client's turn ended, as the client saw it; `seconds` run from the intended arrival."""
+    """A client's turn ended, as its last attempt did; `seconds` run from the intended arrival."""
 
     at: float
     arrival: int
@@ -65,6 +65,17 @@ class ClientFinished(Struct, frozen=True, tag="client_finished"):
     outcome: TurnOutcome
     error: str
     seconds: float
+
+
+class ClientRetried(Struct, frozen=True, tag="client_retried"):
+    """A client that got no answer because of `error` asked again, as attempt number `attempt` (from 2)."""
+
+    at: float
+    arrival: int
+    correlation_id: str
+    attempt: int
+    error: str
+    waited_seconds: float
 
 
 class FaultStarted(Struct, frozen=True, tag="fault_started"):
@@ -106,6 +117,14 @@ class ProviderCallEnded(Struct, frozen=True, tag="provider_call_ended"):
     completion_tokens: int
 
 
+class ProviderCallOutlived(Struct, frozen=True, tag="provider_call_outlived"):
+    """The provider goes on with a call that was dropped, which keeps its slot for `seconds` more."""
+
+    at: float
+    call: int
+    seconds: float
+
+
 class Audited(Struct, frozen=True, tag="audited"):
     """The world compared what clients were told with what the conversation store holds."""
 
@@ -120,10 +139,12 @@ WorldEvent = (
     | RunFinished
     | ClientArrived
     | ClientFinished
+    | ClientRetried
     | FaultStarted
     | FaultEnded
     | ProviderCallStarted
     | ProviderCallEnded
+    | ProviderCallOutlived
     | Audited
 )
 Entry = events.Event | WorldEvent

@@ -2,7 +2,9 @@
 
 It implements the port `orchestra.ports.Provider` on a `simpy.Resource`. A call waits for a slot, then reads its prompt
 (the time to first token grows with the prompt's tokens), then writes token by token. For speed an answer comes in two
-pieces, the first at the time of the first token and the rest at the end; no time in it depends on more.
+pieces, the first at the time of the first token and the rest at the end; no time in it depends on more. A call that its
+caller drops leaves the queue; where it was being served, it frees its slot, or keeps it to its end, as many endpoints
+finish what they began (`ProviderModel.abandoned`): work that nobody waits for.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from orchestra.errors import ProviderFailed
 from orchestra.limits import estimated_tokens
 from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
 from sim.faults import Faults
-from sim.journal import ProviderCallEnded, ProviderCallStarted, WorldEvent
+from sim.journal import ProviderCallEnded, ProviderCallOutlived, ProviderCallStarted, WorldEvent
 from sim.loop import SimEnvironment
 from sim.scenario import ProviderModel
 
@@ -85,10 +87,12 @@ class ModelledProvider:
     cost : callable
         Says what a prompt's answer costs.
     record : callable
-        Gets a `ProviderCallStarted` and a `ProviderCallEnded` for each call.
+        Gets a `ProviderCallStarted` and a `ProviderCallEnded` for each call, and a `ProviderCallOutlived` for one that
+        is finished though its caller has gone.
     """
 
     name = MODEL
+    external = True
 
     def __init__(
         self,
@@ -108,11 +112,12 @@ class ModelledProvider:
         self._record = record
         self._slots = simpy.Resource(env, model.capacity)
         self._calls = 0
+        self._outlived = 0
 
     @property
     def busy(self) -> int:
-        """Calls being served."""
-        return int(self._slots.count)
+        """Calls being served to somebody."""
+        return int(self._slots.count) - self._outlived
 
     @property
     def queued(self) -> int:
@@ -129,15 +134,16 @@ class ModelledProvider:
         """
         self._calls += 1
         call, arrived = self._calls, self._env.now
-        self._record(ProviderCallStarted(arrived, call, self.queued, self.busy))
+        self._record(ProviderCallStarted(arrived, call, self.queued, int(self._slots.count)))
         tokens = self._cost(prompt)
-        served = None
+        served, ends = None, 0.0
         outcome, written = "dropped", 0
         request = self._slots.request()
         try:
             await self._env.wait(request)
             served = self._env.now
             first_s, rest_s, fails = self._draw(tokens)
+            ends = served + first_s + (0.0 if fails else rest_s)
             await asyncio.sleep(first_s)
             if fails:
                 outcome = "failed"
@@ -148,10 +154,14 @@ class ModelledProvider:
             yield Delta(rest)
             outcome, written = "answered", tokens.completion
         finally:
-            self._leave(request)
             now = self._env.now
             queued_s = (now if served is None else served) - arrived
             self._record(ProviderCallEnded(now, call, outcome, queued_s, now - arrived, tokens.prompt, written))
+            if self._model.abandoned == "continues" and outcome == "dropped" and ends > now:
+                self._record(ProviderCallOutlived(now, call, ends - now))
+                self._outlive(request, ends - now)
+            else:
+                self._leave(request)
         yield Finish("stop", MODEL, Usage(tokens.prompt, tokens.completion))
 
     def _draw(self, tokens: Tokens) -> tuple[float, float, bool]:
@@ -176,3 +186,13 @@ class ModelledProvider:
             self._slots.release(request)
         else:
             request.cancel()
+
+    def _outlive(self, request: simpy.resources.resource.Request, seconds: float) -> None:
+        """Keep a dropped call's slot until its time is up."""
+        self._outlived += 1
+
+        def free(_: simpy.Event) -> None:
+            self._outlived -= 1
+            self._slots.release(request)
+
+        self._env.timeout(seconds).callbacks.append(free)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from msgspec import Struct, structs
 from pydantic import ValidationError
 
-from orchestra.config import Settings
+from orchestra.config import FIELDS, Settings
 from sim.distributions import Constant, Distribution, Lognormal
 from sim.expectations import ALL_FAULTS, PROPERTIES, Expectation
 from sim.faults import Fault, kind_of
-from sim.forms import Json, OneOf, Problem, Table, Unreadable, decoded, json_schema, nearest, read_yaml
+from sim.forms import Json, OneOf, Plain, Problem, Table, Unreadable, decoded, json_schema, nearest, read_yaml
 from sim.quantities import DURATION, SHARE, Spread, Whole, show_duration
 from sim.workload import OpenLoop, Replay, Workload
 
 CALM_CAPACITY = 512
-Plain = str | int | float | bool
 
-IDLE_SETTINGS = ("host", "port", "workers", "data_dir", "redis_url", "database_url", "provider_url", "provider_key")
+IDLE_SETTINGS = (
+    *("host", "port", "workers", "data_dir", "redis_url", "database_url", "operator_key"),
+    *(f"{which}_{part}" for which in ("provider", "alternate") for part in ("url", "key", "model")),
+)
 """Settings that name what a simulated world does not have."""
 
 
@@ -37,6 +39,10 @@ class ProviderModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
     per_token: Annotated[Distribution, Spread(DURATION), "time for each token written"] = Lognormal(0.015, 0.025)
     failure_rate: Annotated[float, SHARE, "share of calls that fail on an ordinary day"] = 0.0
+    abandoned: Annotated[
+        Literal["stops", "continues"],
+        "whether a call that its caller drops amid service frees its slot, or is finished",
+    ] = "stops"
 
 
 class StoresModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,32 +58,44 @@ class WorldModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stores: StoresModel = StoresModel()
 
 
-def _settings_known() -> list[str]:
-    return [name for name in Settings.model_fields if name not in IDLE_SETTINGS]
+def settings_of(chosen: Mapping[str, Plain]) -> Settings:
+    """Return the settings of the orchestra in which those `chosen`, by their paths, are not the defaults.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        One is unknown or out of bounds, or some contradict each other.
+    """
+    tables: dict[str, Any] = {}
+    for path, value in chosen.items():
+        *above, last = path.split(".")
+        table = tables
+        for key in above:
+            table = table.setdefault(key, {})
+        table[last] = value
+    return Settings.model_validate(tables)
 
 
-def _settings_problems(overrides: dict[str, Plain]) -> Iterator[tuple[str, str]]:
-    known = _settings_known()
-    unknown = [name for name in overrides if name not in known]
-    for name in unknown:
-        if name in IDLE_SETTINGS:
-            yield name, "has no meaning in a simulated world: remove it"
-        else:
-            yield name, f"is no setting: {nearest(name, known)}"
+def _settings_problems(chosen: dict[str, Plain]) -> Iterator[tuple[str, str]]:
+    known = [path for path in FIELDS if path not in IDLE_SETTINGS]
+    for path in chosen:
+        if path in IDLE_SETTINGS:
+            yield path, "has no meaning in a simulated world: remove it"
+        elif any(each.startswith(f"{path}.") for each in known):
+            yield path, "is a table of settings: write its keys below it"
+        elif path not in known:
+            yield path, f"is no setting: {nearest(path, known)}"
     try:
-        Settings(**{name: value for name, value in overrides.items() if name in known})  # type: ignore[arg-type]
+        settings_of({path: value for path, value in chosen.items() if path in known})
     except ValidationError as refusal:
         for error in refusal.errors(include_url=False):
-            yield str(error["loc"][0]) if error["loc"] else "", str(error["msg"])
+            yield ".".join(map(str, error["loc"])), str(error["msg"])
 
 
 def _settings_schema() -> Json:
-    properties = Settings.model_json_schema()["properties"]
-    return {
-        "type": "object",
-        "properties": {name: properties[name] for name in _settings_known()},
-        "additionalProperties": False,
-    }
+    whole = Settings.model_json_schema()
+    properties = {name: each for name, each in whole["properties"].items() if name not in IDLE_SETTINGS}
+    return {"type": "object", "properties": properties, "additionalProperties": False, "$defs": whole["$defs"]}
 
 
 class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +109,7 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     settings: Annotated[
         dict[str, Plain],
         Table(_settings_problems, _settings_schema),
-        "settings of the orchestra, as in `orchestra config`",
+        "settings of the orchestra, policies as tables in tables; kept by their paths, as in `orchestra config`",
     ] = {}
     faults: tuple[Fault, ...] = ()
     expectations: tuple[Expectation, ...] = ()
@@ -167,7 +185,9 @@ def replaying(trace: Replay, story: Scenario | None = None) -> Scenario:
             expectations=tuple(Expectation(always=each) for each in PROPERTIES),
         )
     replayed = structs.replace(
-        story, workload=structs.replace(trace, patience=story.workload.patience), duration=duration
+        story,
+        workload=structs.replace(trace, patience=story.workload.patience, retries=story.workload.retries),
+        duration=duration,
     )
     if problems := [Problem(1, 1, path, message) for path, message in replayed.problems()]:
         raise Unreadable(problems, f"{story.name} with the trace {trace.source}")

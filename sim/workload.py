@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -26,6 +26,7 @@ TRACE_BYTES_MAX = 200_000_000
 TRACE_ROWS_MAX = 2_000_000
 TOKENS_MAX = 10_000_000
 PATIENCE_S = 60.0
+POLITE_WAIT_S_MAX = 60.0
 
 SUBJECTS = (
     "plan a week in Kyoto",
@@ -67,6 +68,26 @@ class Arrival(NamedTuple):
     generated_tokens: int
 
 
+class Retries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a client asks again where it got no answer: after an error, a refusal, an apology, or out of patience.
+
+    A ``naive`` one waits for the same short time whatever it is told. A ``polite`` one waits as long as Retry-After
+    asks it to, and then for a time drawn from 0 to `wait`, doubled with each attempt and at most `POLITE_WAIT_S_MAX`:
+    exponential backoff with full jitter (AWS Architecture Blog, 2015), so that not all come back at once.
+    """
+
+    attempts: Annotated[int, Whole(2, 100), "how often one asks in all"] = 3
+    wait: Annotated[float, DURATION, "how long one waits before it asks again; the polite draw from it"] = 0.5
+    style: Annotated[Literal["naive", "polite"], "whether one comes back at once, or backs off"] = "naive"
+
+    def wait_s(self, attempt: int, retry_after_s: float | None, chance: random.Random) -> float:
+        """Return how long to wait after attempt number `attempt` (from 1) failed; one draw, whatever the style."""
+        luck = chance.random()
+        if self.style == "naive":
+            return self.wait
+        return (retry_after_s or 0.0) + luck * min(POLITE_WAIT_S_MAX, self.wait * 2.0 ** (attempt - 1))
+
+
 class OpenLoop(Struct, frozen=True, kw_only=True, tag="open_loop", forbid_unknown_fields=True):
     """Poisson arrivals from a population of users who hold conversations of several turns."""
 
@@ -75,7 +96,10 @@ class OpenLoop(Struct, frozen=True, kw_only=True, tag="open_loop", forbid_unknow
     turns_per_session: Annotated[int, Whole(1, 100), "turns before a user starts a new conversation"] = 5
     context_tokens: Annotated[Distribution, Spread(COUNT), "tokens the provider reads a turn"] = Lognormal(400, 2000)
     generated_tokens: Annotated[Distribution, Spread(COUNT), "tokens the provider writes a turn"] = Lognormal(130, 600)
-    patience: Annotated[float, DURATION, "how long a client waits before it goes away"] = PATIENCE_S
+    patience: Annotated[float, DURATION, "how long a client waits for an answer before it goes away, or asks again"] = (
+        PATIENCE_S
+    )
+    retries: Annotated[Retries | None, "how clients ask again; without it they do not"] = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (path, message) for what no single field shows."""
@@ -121,6 +145,7 @@ class Replay(Struct, frozen=True, tag="replay"):
     source: str
     rows: tuple[Row, ...]
     patience: float = PATIENCE_S
+    retries: Retries | None = None
 
     @property
     def duration_s(self) -> float:

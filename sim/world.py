@@ -29,7 +29,7 @@ from sim.faults import Fault, Faults, StoreName, describe, kind_of
 from sim.isolation import isolated
 from sim.journal import Audited, Entry, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
 from sim.provider import ModelledProvider, Plan, Tokens
-from sim.scenario import Scenario
+from sim.scenario import Scenario, settings_of
 from sim.schedule import Fifo
 from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
 from sim.verdict import Verdict
@@ -144,7 +144,8 @@ class World:
         left_behind: list[str] = []
         try:
             async with self._opened(left_behind) as door:
-                crowd = Crowd(door, self.scenario.workload.patience, self.streams.stream("clients"), self._record)
+                chances = self.streams.stream("clients"), self.streams.stream("clients.retries")
+                crowd = Crowd(door, self.scenario.workload, *chances, self._record)
                 await self._story(crowd)
                 stores = self._conversations.store, self._sessions.store  # past their wires and faults
                 self._record(await audit(crowd.acknowledged, *stores, self.env.now))
@@ -192,7 +193,7 @@ class World:
     @asynccontextmanager
     async def _opened(self, left_behind: list[str]) -> AsyncIterator[Door]:
         """Wire the orchestra, and dispose of it afterwards."""
-        settings = Settings(**self.scenario.settings)  # type: ignore[arg-type]
+        settings = settings_of(self.scenario.settings)
         ports = self._ports()
         container = compose.build(ports, settings)
         try:

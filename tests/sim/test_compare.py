@@ -10,6 +10,7 @@ from sim.journal import ClientArrived
 from sim.verdict import reach
 from sim.world import Run, rehearse
 
+BREAKER = "guards.unified.breaker"
 TROUBLE = "faults: [{provider_failing: {at: 10s, for: 10s, rate: 100%}}]"
 
 
@@ -18,16 +19,24 @@ def run_of(journal, scenario):
 
 
 def test_what_if_changes_the_named_setting_only(small):
-    scenario = small("settings: {breaker_open_seconds: 5, breaker_probes_max: 3}")
-    changed = what_if(scenario, breaker_open_seconds=1)
-    assert changed.settings == {"breaker_open_seconds": 1, "breaker_probes_max": 3}
+    scenario = small("settings: {log_level: error, guards: {unified: {breaker: {open_seconds: 5, probes_max: 3}}}}")
+    changed = what_if(scenario, guards={"unified": {"fallbacks": ["apology"], "breaker": {"open_seconds": 1}}})
+    assert changed.settings == {
+        "log_level": "error",
+        "guards.unified.fallbacks": "apology",
+        f"{BREAKER}.open_seconds": 1,
+        f"{BREAKER}.probes_max": 3,
+    }
     assert structs.replace(changed, settings=scenario.settings) == scenario
-    assert scenario.settings["breaker_open_seconds"] == 5
+    assert scenario.settings[f"{BREAKER}.open_seconds"] == 5
 
 
 def test_runs_of_one_seed_have_the_same_arrivals_and_differ_in_what_was_changed(small):
     scenario = small(TROUBLE)
-    short, long = (rehearse(what_if(scenario, breaker_open_seconds=seconds), seed=3) for seconds in (1, 15))
+    short, long = (
+        rehearse(what_if(scenario, guards={"unified": {"breaker": {"open_seconds": seconds, "open_growth": 1}}}), seed=3)
+        for seconds in (1, 15)
+    )
     arrivals = [[entry.at for entry in run.journal if isinstance(entry, ClientArrived)] for run in (short, long)]
     assert arrivals[0] == arrivals[1]
     table = side_by_side({"short": short, "long": long})

@@ -11,7 +11,7 @@ name: shaken
 duration: 60s
 workload: {open_loop: {rate: 5/s, users: 20, turns_per_session: 3}}
 world: {provider: {capacity: 16, failure_rate: 2%}}
-settings: {breaker_failures_max: 3, breaker_open_seconds: 3}
+settings: {guards: {unified: {breaker: {failures_max: 3, open_seconds: 3}}}}
 faults:
   - provider_failing: {at: 15s, for: 10s, rate: 90%}
   - provider_slow: {at: 20s, for: 10s, factor: 4}

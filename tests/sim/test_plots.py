@@ -33,7 +33,7 @@ duration: 90s
 workload: {open_loop: {rate: 6/s, users: 30, generated_tokens: 50, context_tokens: 100, patience: 30s}}
 world:
   provider: {capacity: 8, first_token: {exponential: {mean: 200ms}}, per_prompt_token: 0.1ms, per_token: 5ms}
-settings: {breaker_open_seconds: 4, breaker_failures_max: 3}
+settings: {guards: {unified: {breaker: {open_seconds: 4, failures_max: 3}}}}
 faults:
   - provider_slow: {at: 20s, for: 40s, factor: 4}
   - provider_failing: {at: 40s, for: 20s, rate: 90%}

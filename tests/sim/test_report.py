@@ -25,7 +25,7 @@ duration: 60s
 workload: {open_loop: {rate: 4/s, users: 20, generated_tokens: 50, context_tokens: 100}}
 world:
   provider: {capacity: 8, first_token: {exponential: {mean: 100ms}}, per_prompt_token: 0.1ms, per_token: 5ms}
-settings: {breaker_open_seconds: 3}
+settings: {guards: {unified: {breaker: {open_seconds: 3}}}}
 faults:
   - provider_failing: {at: 20s, for: 20s, rate: 90%}
 expectations:
@@ -109,7 +109,11 @@ def hostile(run):
         else:
             journal.record(entry)
     scenario = structs.replace(
-        run.scenario, name=HOSTILE, description=HOSTILE, settings={"breaker_open_seconds": HOSTILE}, expectations=()
+        run.scenario,
+        name=HOSTILE,
+        description=HOSTILE,
+        settings={"guards.unified.breaker.open_seconds": HOSTILE},
+        expectations=(),
     )
     return Run(scenario, run.seed, run.door, journal, reach((), journal, (HOSTILE,)), 60.0, 1.0)
 

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestra.policies import BreakerPolicy, GuardPolicy
 from sim.distributions import Constant, Exponential, Lognormal
 from sim.expectations import Expectation
 from sim.faults import ProviderFailing, ProviderSlow, StoreDown
@@ -24,7 +25,7 @@ from sim.quantities import (
     show_duration,
     show_share,
 )
-from sim.scenario import load, parse, replaying, schema
+from sim.scenario import load, parse, replaying, schema, settings_of
 from sim.workload import OpenLoop, Replay, Row
 
 WHOLE = """\
@@ -47,7 +48,10 @@ world:
     per_token: {exponential: {mean: 10ms}}
     failure_rate: 2.5%
   stores: {latency: {lognormal: {median: 1ms, p95: 2ms}}}
-settings: {breaker_failures_max: 3, turn_seconds_max: 70.5, log_level: error}
+settings:
+  turn_seconds_max: 70.5
+  log_level: error
+  guards: {unified: {fallbacks: [cache, apology], breaker: {failures_max: 3}}, memory: {retry: {attempts_max: 1}}}
 faults:
   - provider_slow: {at: 10s, for: 5s, factor: 2.5}
   - provider_failing: {at: 10s, for: 5s, rate: 60%}
@@ -82,7 +86,18 @@ def test_everything_that_a_file_may_say_is_read_with_its_units():
     assert it.world.provider.first_token == Lognormal(0.1, 1.0)
     assert it.world.provider.per_prompt_token == Constant(0.0001)
     assert it.world.provider.failure_rate == 0.025
-    assert it.settings == {"breaker_failures_max": 3, "turn_seconds_max": 70.5, "log_level": "error"}
+    assert it.settings == {
+        "turn_seconds_max": 70.5,
+        "log_level": "error",
+        "guards.unified.fallbacks": "cache,apology",
+        "guards.unified.breaker.failures_max": 3,
+        "guards.memory.retry.attempts_max": 1,
+    }
+    chosen = settings_of(it.settings)
+    assert chosen.turn_seconds_max == 70.5
+    assert chosen.guards.unified.fallbacks == ("cache", "apology")
+    assert chosen.guards.unified.breaker == BreakerPolicy(failures_max=3)
+    assert (chosen.guards.memory.retry.attempts_max, chosen.guards.alternate) == (1, GuardPolicy())
     assert it.faults == (
         ProviderSlow(at=10, lasts=5, factor=2.5),
         ProviderFailing(at=10, lasts=5, rate=0.6),
@@ -135,7 +150,36 @@ def test_the_least_file_has_sensible_defaults():
         (LEAST + "faults: [{provider_slow: {at: 0, for: 1s, factor: 1}}]", "factor: 1 is out of bounds"),
         (LEAST + "faults: [{provider_failing: {at: 0, for: 1s, rate: 0%}}]", "0% makes nothing fail"),
         (LEAST + "faults: [{provider_failing: {at: 0, for: 1s, rate: 60}}]", "did you mean 60%?"),
-        (LEAST + "settings: {breaker_failure_max: 3}", "settings.breaker_failure_max: is no setting: did you mean"),
+        (
+            LEAST + "settings: {log_levl: error}",
+            "line 4, column 22: settings.log_levl: is no setting: did you mean log_level?",
+        ),
+        (
+            LEAST + "settings:\n  guards:\n    unified:\n      breaker: {failure_max: 3}",
+            "line 7, column 30: settings.guards.unified.breaker.failure_max: is no setting: "
+            "did you mean guards.unified.breaker.failures_max?",
+        ),
+        (
+            LEAST + "settings:\n  guards:\n    unified: {breaker: {probes_max: 0}}",
+            "line 6, column 37: settings.guards.unified.breaker.probes_max: Input should be greater than or equal to 1",
+        ),
+        (
+            LEAST + "settings: {guards: {memory: {breaker: {open_seconds: 90}}}}",
+            "settings.guards.memory.breaker: open_seconds is above open_seconds_max",
+        ),
+        (LEAST + "settings: {guards: {memory: 3}}", "settings.guards.memory: is a table of settings: write its keys"),
+        (LEAST + "settings: {guards: {memory: [3]}}", "settings.guards.memory: is a table of settings: write its keys"),
+        (
+            LEAST + "settings: {log_level: {error: 1}}",
+            "settings.log_level.error: is no setting: did you mean log_level?",
+        ),
+        (LEAST + "settings: {guards: {unified: {fallbacks: [prayer]}}}", "settings.guards.unified.fallbacks.0: Input"),
+        (LEAST + "settings: {guards: {unified: {fallbacks: [[cache]]}}}", "fallbacks[0]: write a single value"),
+        (LEAST + "settings: {guards.unified.retry.attempts_max: 1}", "a key is one word: write what follows the dot"),
+        (
+            LEAST + "settings: {alternate_url: 'http://x'}",
+            "settings.alternate_url: has no meaning in a simulated world",
+        ),
         (LEAST + "settings: {port: 3}", "settings.port: has no meaning in a simulated world"),
         (LEAST + "settings: {store_seconds_max: -1}", "settings.store_seconds_max: Input should be greater than 0"),
         (LEAST + "settings: {store_seconds_max: .inf}", "not a finite decimal number"),

@@ -115,7 +115,8 @@ def test_a_fault_that_touched_nothing_makes_the_run_inconclusive(small):
 def test_an_unhealthy_baseline_is_told_as_such(small):
     text = (
         "faults: [{provider_slow: {at: 20s, for: 5s, factor: 2}}]\n"
-        'settings: {provider_first_token_seconds: 0.05}\nexpectations: [{before: fault, success_rate: ">= 99%"}]\n'
+        "settings: {guards: {unified: {attempt: {first_seconds_max: 0.05}}}}\n"
+        'expectations: [{before: fault, success_rate: ">= 99%"}]\n'
     )
     assert rehearse(small(text)).verdict.status is Status.BASELINE_UNHEALTHY
 
@@ -210,7 +211,7 @@ def test_the_brownout_passes(pytestconfig):
 
 def test_without_its_breaker_the_brownout_fails(pytestconfig):
     scenario = load(pytestconfig.rootpath / "chaos" / "scenarios" / "provider_brownout.yaml")
-    scenario.settings["breaker_failures_max"] = 1_000_000
+    scenario.settings["guards.unified.breaker.failures_max"] = 1_000_000
     verdict = rehearse(scenario).verdict
     assert verdict.status is Status.FAILED
     broken = {result.text.partition(": ")[2].split()[0] for result in verdict.results if not result.held}
