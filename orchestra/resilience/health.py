@@ -5,13 +5,16 @@ twice, since a failing store is slow, full and open at once. What we shed or rej
 shedding would heal the health that it answers to. Of a component without calls or pings nothing is known: it takes
 nothing, and gives no trust either; where nothing is known of any, health is unknown.
 
-    contract: `WEIGHTS`;  state: `Reading`, `Health`;  behaviour: `assess`
+    contract: `WEIGHTS`;  state: `Reading`, `Health`;  behaviour: `reading_of`, `assess`
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
+
+from orchestra.policies import BreakerPolicy
+from orchestra.resilience.breaker import BreakerStatus, Mode, State
 
 
 class Weight(NamedTuple):
@@ -48,8 +51,9 @@ class Reading(Struct, frozen=True):
     state : str or None
         Of its breaker; None where it has none.
     mode : str
-        Who decides that: ``automatic``, or what an operator set. ``forced_open`` counts as the OPEN that it is, since
-        users do without the component whoever took it away; ``disabled`` and ``observe_only`` count by the rates alone.
+        What an operator has set of it. It only words the cause: a breaker that is forced open is OPEN, for users do
+        without the component whoever took it away; one that is disabled counts nothing, so that nothing is known; and
+        one that only observes is judged as if it acted.
     calls : int
         Ended in the breaker's window with a success or a failure: neither shed, rejected nor dropped.
     failure_rate, slow_rate : float or None
@@ -67,8 +71,8 @@ class Reading(Struct, frozen=True):
     """
 
     component: str
-    state: Literal["CLOSED", "OPEN", "HALF_OPEN"] | None = None
-    mode: str = "automatic"
+    state: State | None = None
+    mode: Mode = "automatic"
     calls: int = 0
     failure_rate: float | None = None
     slow_rate: float | None = None
@@ -78,6 +82,23 @@ class Reading(Struct, frozen=True):
     successes: int = 0
     saturation: float | None = None
     pings: float | None = None
+
+
+def reading_of(breaker: BreakerStatus, policy: BreakerPolicy, saturation: float | None = None) -> Reading:
+    """Read a guarded component off its breaker, and off the `saturation` of its bulkhead where it has one."""
+    return Reading(
+        breaker.name,
+        state=breaker.state,
+        mode=breaker.mode,
+        calls=breaker.calls,
+        failure_rate=breaker.failure_rate,
+        slow_rate=breaker.slow_rate,
+        failure_rate_max=policy.failure_rate_max,
+        slow_rate_max=policy.slow_rate_max,
+        calls_min=policy.calls_min,
+        successes=breaker.successes,
+        saturation=saturation,
+    )
 
 
 class Cause(Struct, frozen=True):
@@ -136,7 +157,7 @@ def assess(readings: Iterable[Reading]) -> Health:
 
 def _losses(reading: Reading) -> Iterator[tuple[float, str]]:
     """Yield what each thing known of a component takes, as a share of its weight, and in words."""
-    if reading.mode in ("automatic", "forced_open") and reading.state in ("OPEN", "HALF_OPEN"):
+    if reading.state in ("OPEN", "HALF_OPEN"):
         yield _tripped(reading)
     else:
         yield from _rates(reading)
@@ -150,7 +171,7 @@ def _losses(reading: Reading) -> Iterator[tuple[float, str]]:
 def _tripped(reading: Reading) -> tuple[float, str]:
     """Judge a breaker that has opened. That its open time is over proves nothing, the first good probe does."""
     if reading.state == "OPEN":
-        return 1.0, "its breaker is OPEN" + (", by an operator" if reading.mode == "forced_open" else "")
+        return 1.0, "an operator holds its breaker open" if reading.mode == "forced_open" else "its breaker is OPEN"
     if reading.successes:
         return HALF_OPEN_SHARE, "its breaker is HALF_OPEN, with a good probe"
     return 1.0, "its breaker is HALF_OPEN, without a good probe yet"

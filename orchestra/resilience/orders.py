@@ -36,24 +36,24 @@ class Order(Struct, frozen=True):
 class Switch(Protocol):
     """What an operator can do to a breaker."""
 
-    def force_open(self) -> None:
+    def force_open(self, reason: str) -> None:
         """Reject everything."""
 
-    def disable(self) -> None:
+    def disable(self, reason: str) -> None:
         """Let everything through."""
 
-    def observe_only(self) -> None:
+    def observe_only(self, reason: str) -> None:
         """Let everything through, and go on counting."""
 
-    def reset(self) -> None:
+    def reset(self, reason: str) -> None:
         """Begin anew, by its own judgement."""
 
 
-_SWITCHES: dict[str, Callable[[Switch], None]] = {
-    "open": lambda breaker: breaker.force_open(),
-    "disable": lambda breaker: breaker.disable(),
-    "observe": lambda breaker: breaker.observe_only(),
-    "reset": lambda breaker: breaker.reset(),
+_SWITCHES: dict[str, Callable[[Switch, str], None]] = {
+    "open": lambda breaker, reason: breaker.force_open(reason),
+    "disable": lambda breaker, reason: breaker.disable(reason),
+    "observe": lambda breaker, reason: breaker.observe_only(reason),
+    "reset": lambda breaker, reason: breaker.reset(reason),
 }
 _LATCHES = {f"latch {level.name}": level for level in Level}
 ACTIONS = {LEVEL: (*_LATCHES, "release"), BREAKER: tuple(_SWITCHES)}
@@ -146,7 +146,7 @@ class Orders:
         self._standing[target] = order
         self._hook(OperatorActed(self._now(), target, order.action, order.reason))
         if target != LEVEL:
-            _SWITCHES[order.action](self._breakers[target])
+            _SWITCHES[order.action](self._breakers[target], order.reason)
         elif order.action in _LATCHES:
             self._degradation.latch(_LATCHES[order.action], order.reason)
         else:
