@@ -13,8 +13,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from orchestra.events import (
     BreakerChanged,
     CallFinished,
+    CallHedged,
+    CallRetried,
     Event,
+    FellBack,
+    LevelChanged,
     Lifecycle,
+    OperatorActed,
     RequestFinished,
     StoreFinished,
     TurnFinished,
@@ -28,6 +33,7 @@ LABEL_VALUES_MAX = 100
 """Values that one label may take; later ones count as ``other``, so that nothing from outside can grow a series."""
 
 BREAKER_STATES = ("CLOSED", "OPEN", "HALF_OPEN")
+LEVELS = ("NORMAL", "LIMITED", "ESSENTIAL", "EMERGENCY", "MAINTENANCE")
 TURN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 40, 80)
 STORE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
@@ -73,10 +79,17 @@ class Metrics:
         self._tokens = counter("tokens", "Tokens by direction: prompt or completion.", "direction")
         self._calls = counter("calls", "Guarded calls of engines ended.", "target", "outcome")
         self._call_seconds = histogram("call_seconds", "Guarded calls that were let through.", TURN_SECONDS, "target")
+        self._call_retries = counter("call_retries", "Attempts made again after one that failed.", "target")
+        self._call_hedges = counter("call_hedges", "Calls started beside a slow one.", "target")
+        self._fallbacks = counter("fallbacks", "Answers that a fallback gave instead.", "target", "fallback")
         self._store_operations = counter("store_operations", "Reads and writes of stores.", "target", "error")
         self._store_seconds = histogram("store_seconds", "Reads and writes of stores.", STORE_SECONDS, "target")
         self._breaker_state = self._gauge("breaker_state", "1 for a breaker's state, else 0.", "breaker", "state")
         self._breaker_changes = counter("breaker_changes", "Breakers that entered a state.", "breaker", "state")
+        self._level = self._gauge("degradation_level", "1 for the degradation level, else 0.", "level")
+        self._level_changes = counter("degradation_level_changes", "Levels that were entered.", "level")
+        self._level_is(LEVELS[0])
+        self._operator_actions = counter("operator_actions", "What operators ordered.", "target", "action")
         self._http_requests = counter("http_requests", "HTTP requests answered.", "method", "route", "status")
         self._http_request_seconds = histogram("http_request_seconds", "HTTP requests.", TURN_SECONDS, "route")
         self._unexpected_errors = counter("unexpected_errors", "Defects met.", "where")
@@ -101,14 +114,30 @@ class Metrics:
             case BreakerChanged():
                 self._breaker_is(event.breaker, event.after)
                 self._breaker_changes.of(event.breaker, event.after).inc()
-            case UnexpectedError():
-                self._unexpected_errors.of(event.where).inc()
-            case Lifecycle():
-                self._lifecycle.of(event.part, event.state).inc()
+            case CallRetried():
+                self._call_retries.of(event.target).inc()
+            case CallHedged():
+                self._call_hedges.of(event.target).inc()
+            case FellBack():
+                self._fallbacks.of(event.target, event.fallback).inc()
+            case _:
+                self._rare(event)
 
     def render(self) -> bytes:
         """Return the page for `/metrics`, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _rare(self, event: LevelChanged | OperatorActed | UnexpectedError | Lifecycle) -> None:
+        match event:
+            case LevelChanged():
+                self._level_is(event.after)
+                self._level_changes.of(event.after).inc()
+            case OperatorActed():
+                self._operator_actions.of(event.target, event.action).inc()
+            case UnexpectedError():
+                self._unexpected_errors.of(event.where).inc()
+            case Lifecycle():
+                self._lifecycle.of(event.part, event.state).inc()
 
     def _turn(self, event: TurnFinished) -> None:
         # One that was shed at the door never started. Where a caller gives a shed and a running turn the same
@@ -138,6 +167,10 @@ class Metrics:
         self._breakers[breaker] = None
         for each in BREAKER_STATES:
             self._breaker_state.of(breaker, each).set(each == state)
+
+    def _level_is(self, level: str) -> None:
+        for each in LEVELS:
+            self._level.of(each).set(each == level)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> _Family[Counter]:
         return _Family(Counter(f"orchestra_{name}_total", meaning, labels, registry=self.registry), labels)

@@ -2,23 +2,34 @@
 
 A turn's span has the id that its `traceparent` told the client, which no tracer of the SDK would let us choose; so
 finished spans are built here, and the SDK batches and sends them, on its own thread. A turn's calls and store
-operations become its children.
+operations become its children; what took no time (a retry, a hedge, a fallback) becomes an event of its span.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from msgspec import structs
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event as SpanEvent
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from orchestra import __version__
-from orchestra.events import CallFinished, Event, StoreFinished, TurnFinished, TurnStarted
+from orchestra.events import (
+    CallFinished,
+    CallHedged,
+    CallRetried,
+    Event,
+    FellBack,
+    StoreFinished,
+    TurnFinished,
+    TurnStarted,
+)
 from orchestra.model import TraceContext
 
 SPANS_QUEUED_MAX = 4096
@@ -27,9 +38,10 @@ EXPORT_SECONDS_MAX = 2.0
 """With the queue's bound this bounds `close` where nothing answers: three batches, 6 s."""
 
 CHILDREN_MAX = 128
-"""Calls and store operations that one turn may show; its earliest are dropped beyond it."""
+"""Calls, store operations and moments that one turn may show; its earliest are dropped beyond it."""
 
 Child = CallFinished | StoreFinished
+Moment = CallRetried | CallHedged | FellBack
 
 
 class Traces:
@@ -54,7 +66,7 @@ class Traces:
         self._resource = Resource.create({"service.name": "orchestra", "service.version": __version__})
         self._scope = InstrumentationScope("orchestra", __version__)
         self._now = now
-        self._running: dict[str, deque[Child]] = {}  # what turns in flight have done, by correlation id
+        self._running: dict[str, deque[Child | Moment]] = {}  # what turns in flight have done, by correlation id
 
     def hook(self, event: Event) -> None:
         """Keep what a turn does, and send it with the turn once that is over: only then is its span known.
@@ -64,7 +76,7 @@ class Traces:
         match event:
             case TurnStarted():
                 self._running.setdefault(event.correlation_id, deque(maxlen=CHILDREN_MAX))
-            case CallFinished() | StoreFinished():
+            case CallFinished() | StoreFinished() | CallRetried() | CallHedged() | FellBack():
                 if (children := self._running.get(event.correlation_id)) is not None:
                     children.append(event)
             case TurnFinished():
@@ -76,10 +88,14 @@ class Traces:
         """Send what is queued, and stop the sending thread."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]
 
-    def _send_turn(self, event: TurnFinished, trace: TraceContext, children: deque[Child]) -> None:
+    def _send_turn(self, event: TurnFinished, trace: TraceContext, children: deque[Child | Moment]) -> None:
         offset = self._now() - event.at  # from the loop's monotonic time to wall time
+        moments: list[SpanEvent] = []
         for number, child in enumerate(children):
-            self._send_child(child, trace, _derived(trace, str(number)), offset)
+            if isinstance(child, Moment):
+                moments.append(_moment(child, offset))
+            else:
+                self._send_child(child, trace, _derived(trace, str(number)), offset)
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": event.engine,
@@ -96,13 +112,15 @@ class Traces:
         name = f"invoke_agent {event.engine}".rstrip()
         parent = _context(trace, trace.parent_id, is_remote=True) if trace.parent_id else None
         context = _context(trace, trace.span_id)
-        self._send(name, event, attributes, kind=SpanKind.SERVER, context=context, parent=parent, offset=offset)
+        self._send(
+            name, event, attributes, moments, kind=SpanKind.SERVER, context=context, parent=parent, offset=offset
+        )
 
     def _send_child(self, event: Child, trace: TraceContext, span_id: str, offset: float) -> None:
         attributes: dict[str, Any] = {"orchestra.target": event.target, "error.type": event.error}
         kind, name = SpanKind.CLIENT, f"store {event.target}"
         if isinstance(event, CallFinished):
-            attributes["orchestra.call.outcome"] = event.outcome
+            attributes |= {"orchestra.call.outcome": event.outcome, "orchestra.call.attempts": event.attempts}
             kind, name = SpanKind.INTERNAL, f"call {event.target}"
         context, parent = _context(trace, span_id), _context(trace, trace.span_id)
         self._send(name, event, attributes, kind=kind, context=context, parent=parent, offset=offset)
@@ -112,6 +130,7 @@ class Traces:
         name: str,
         event: TurnFinished | Child,
         attributes: dict[str, Any],
+        moments: Sequence[SpanEvent] = (),
         *,
         kind: SpanKind,
         context: SpanContext,
@@ -125,7 +144,8 @@ class Traces:
                 context=context,
                 parent=parent,
                 resource=self._resource,
-                attributes={key: value for key, value in attributes.items() if value not in ("", None, ())},
+                attributes=_known(attributes),
+                events=moments,
                 kind=kind,
                 status=Status(StatusCode.ERROR, event.error) if event.error else Status(StatusCode.UNSET),
                 start_time=_nanoseconds(ended - event.seconds),
@@ -133,6 +153,18 @@ class Traces:
                 instrumentation_scope=self._scope,
             )
         )
+
+
+def _moment(event: Moment, offset: float) -> SpanEvent:
+    told = structs.asdict(event)
+    del told["at"], told["correlation_id"]
+    attributes = {"error.type": told.pop("error", ""), **{f"orchestra.{key}": value for key, value in told.items()}}
+    name = str(event.__struct_config__.tag)
+    return SpanEvent(name, _known(attributes), timestamp=_nanoseconds(event.at + offset))
+
+
+def _known(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in attributes.items() if value not in ("", None, ())}
 
 
 def _context(trace: TraceContext, span_id: str, *, is_remote: bool = False) -> SpanContext:

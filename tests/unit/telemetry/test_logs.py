@@ -60,6 +60,21 @@ def test_what_an_operator_must_act_on_is_a_warning_or_an_error(logs, stream, eve
     assert len(written[-1]["traceback"]) == TRACEBACK_CHARS_MAX
 
 
+def test_what_resilience_did_is_told_in_full(logs, stream, events):
+    told = {"call_retried", "call_hedged", "fell_back", "level_changed", "operator_acted"}
+    for event in events:
+        if event.__struct_config__.tag in told:
+            logs.hook(event)
+    retried, hedged, fell_back, level, operator = lines(stream)
+    assert (retried["level"], retried["target"], retried["attempt"]) == ("info", "unified", 2)
+    assert (retried["wait_seconds"], retried["error"]) == (0.25, "provider-failed")
+    assert (hedged["level"], hedged["target"]) == ("debug", "unified")
+    assert (fell_back["level"], fell_back["fallback"], fell_back["error"]) == ("info", "cache", "breaker-open")
+    assert (level["level"], level["before"], level["after"]) == ("warning", "NORMAL", "LIMITED")
+    assert (level["health"], level["reason"]) == (72.5, "memory is OPEN: 30 points")
+    assert (operator["level"], operator["target"], operator["action"]) == ("info", "memory", "disable")
+
+
 def test_lines_of_other_libraries_take_the_same_form_and_the_requests_correlation_id(logs, stream):
     def handle() -> None:
         correlation.set("c-9")
@@ -86,7 +101,8 @@ def test_lines_below_the_level_are_not_written(stream, clock, events):
     chatty.setLevel(logging.DEBUG)
     chatty.info("not this")
     logs.close()
-    assert {line["event"] for line in lines(stream)} == {"call_finished", "breaker_changed", "unexpected_error"}
+    warned = {"call_finished", "breaker_changed", "level_changed", "unexpected_error"}
+    assert {line["event"] for line in lines(stream)} == warned
 
 
 def test_for_people_every_event_is_readable_text(stream, clock, events):

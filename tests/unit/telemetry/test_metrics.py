@@ -3,7 +3,15 @@
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from orchestra.events import BreakerChanged, RequestFinished, TurnFinished, TurnStarted
+from orchestra.events import (
+    BreakerChanged,
+    FellBack,
+    LevelChanged,
+    OperatorActed,
+    RequestFinished,
+    TurnFinished,
+    TurnStarted,
+)
 from orchestra.telemetry.metrics import LABEL_VALUES_MAX, Metrics
 
 
@@ -43,6 +51,11 @@ def test_the_page_says_what_happened(events):
     assert value(metrics, "calls_total", target="memory", outcome="failure") == 1
     assert value(metrics, "call_seconds_sum", target="unified") == 1.0
     assert value(metrics, "store_operations_total", target="conversations", error="") == 1
+    assert value(metrics, "call_retries_total", target="unified") == 1
+    assert value(metrics, "call_hedges_total", target="unified") == 1
+    assert value(metrics, "fallbacks_total", target="unified", fallback="cache") == 1
+    assert value(metrics, "degradation_level_changes_total", level="LIMITED") == 1
+    assert value(metrics, "operator_actions_total", target="memory", action="disable") == 1
     assert value(metrics, "http_requests_total", method="POST", route="/chat/v2/chat", status="200") == 1
     assert value(metrics, "http_request_seconds_count", route="/chat/v2/chat") == 1
     assert value(metrics, "unexpected_errors_total", where="turn") == 1
@@ -51,7 +64,7 @@ def test_the_page_says_what_happened(events):
 
 
 def test_a_breaker_is_in_exactly_one_state(events):
-    metrics = fed(events[:3])
+    metrics = fed(events[:5])
     assert value(metrics, "breaker_state", breaker="unified", state="CLOSED") == 1
     for state in ("OPEN", "HALF_OPEN", "CLOSED", "OPEN"):
         metrics.hook(BreakerChanged(1.0, "memory", "", state, ""))
@@ -63,6 +76,20 @@ def test_a_breaker_is_in_exactly_one_state(events):
     metrics.hook(events[1])  # a call tells nothing about a breaker whose state is known
     assert value(metrics, "breaker_state", breaker="memory", state="OPEN") == 1
     assert value(metrics, "breaker_changes_total", breaker="memory", state="OPEN") == 2
+
+
+def test_the_service_is_at_exactly_one_level_from_the_start():
+    metrics = Metrics()
+    levels = ("NORMAL", "LIMITED", "ESSENTIAL", "EMERGENCY", "MAINTENANCE")
+    before = "NORMAL"
+    for level in (*levels, *reversed(levels)):
+        if level != before:
+            metrics.hook(LevelChanged(1.0, before, level, None, ""))
+        before = level
+        shown = {each: value(metrics, "degradation_level", level=each) for each in levels}
+        assert shown == dict.fromkeys(levels, 0) | {level: 1}
+    assert value(metrics, "degradation_level_changes_total", level="LIMITED") == 2
+    assert value(metrics, "degradation_level_changes_total", level="MAINTENANCE") == 1
 
 
 def test_turns_in_flight_count_what_was_admitted_and_not_ended(events):
@@ -80,6 +107,15 @@ def test_a_label_never_takes_more_values_than_its_bound():
     methods = [dict(labels)["method"] for name, labels in samples(metrics) if name == "orchestra_http_requests_total"]
     assert len(methods) == LABEL_VALUES_MAX + 1
     assert value(metrics, "http_requests_total", method="other", route="/", status="405") == 50
+
+
+def test_targets_and_actions_from_outside_are_bounded_too():
+    count = LABEL_VALUES_MAX + 50
+    metrics = fed(OperatorActed(1.0, f"target-{n}", f"action-{n}", "") for n in range(count))
+    for n in range(count):
+        metrics.hook(FellBack(1.0, "c", f"target-{n}", f"fallback-{n}", ""))
+    assert value(metrics, "operator_actions_total", target="other", action="other") == 50
+    assert value(metrics, "fallbacks_total", target="other", fallback="other") == 50
 
 
 def test_two_registries_count_apart(events):

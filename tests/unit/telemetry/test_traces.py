@@ -84,6 +84,33 @@ def test_calls_and_store_operations_are_the_turns_children_in_their_time(events,
     assert store.kind == store.SPAN_KIND_CLIENT
 
 
+def test_a_call_says_its_attempts_and_the_turn_what_happened_in_between(events, clock):
+    spans = {span.name: (span, attributes) for span, attributes in received(events, clock)}
+    assert spans["call unified"][1]["orchestra.call.attempts"] == 3
+    assert spans["call memory"][1]["orchestra.call.attempts"] == 1
+    turn, _ = spans["invoke_agent unified"]
+    end = turn.end_time_unix_nano
+    assert [(each.name, (each.time_unix_nano - end) / 1e9, _attributes(each)) for each in turn.events] == [
+        (
+            "call_retried",
+            -1.25,
+            {
+                "orchestra.target": "unified",
+                "orchestra.attempt": 2,
+                "orchestra.wait_seconds": 0.25,
+                "error.type": "provider-failed",
+            },
+        ),
+        ("call_hedged", -0.75, {"orchestra.target": "unified"}),
+        (
+            "fell_back",
+            -0.5,
+            {"orchestra.target": "unified", "orchestra.fallback": "cache", "error.type": "breaker-open"},
+        ),
+    ]
+    assert not any(span.events for span, _ in spans.values() if span is not turn)
+
+
 def test_a_turn_that_was_not_sampled_sends_nothing(events, clock, trace):
     unsampled = msgspec.structs.replace(trace, sampled=False)
     events = [
@@ -95,7 +122,8 @@ def test_a_turn_that_was_not_sampled_sends_nothing(events, clock, trace):
 
 def test_a_turn_keeps_its_last_children_only(events, clock):
     operations = [StoreFinished(10.5, "c-1", f"store-{n}", "", 0.1) for n in range(CHILDREN_MAX + 3)]
-    spans = received([events[0], *operations, events[4]], clock)
+    finished = next(event for event in events if isinstance(event, TurnFinished))
+    spans = received([events[0], *operations, finished], clock)
     assert len(spans) == CHILDREN_MAX + 1
     assert "store store-2" not in {span.name for span, _ in spans}
 
