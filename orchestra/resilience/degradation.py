@@ -152,11 +152,6 @@ class Degradation:
         """Whether new turns are refused, and only what is stored can be read."""
         return self._level is Level.MAINTENANCE
 
-    @property
-    def latched(self) -> bool:
-        """Whether an operator holds the level."""
-        return self._latched is not None
-
     def allows(self, feature: Feature) -> bool:
         """Tell whether `feature` may be used now."""
         return feature not in DISABLED[self._level]
