@@ -12,8 +12,10 @@ from redis.asyncio import Redis
 
 from orchestra.adapters.embedded import start
 from orchestra.adapters.fleet import RedisFleet
-from orchestra.errors import ConfigurationError, StoreUnavailable
+from orchestra.errors import ConfigurationError, ProviderFailed, StoreUnavailable
 from orchestra.model import Tally
+from orchestra.policies import BreakerPolicy
+from orchestra.resilience.breaker import Breaker
 
 KEY = "orchestra:{fleet}:calls:1000000:unified"
 WINDOW = 1000.0
@@ -245,6 +247,138 @@ def test_a_closed_fleet_refuses(redis_url):
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(scenario())
+
+
+class Instance:
+    """A breaker of one instance at a time that its test sets, and all that it tells."""
+
+    POLICY = BreakerPolicy(
+        failures_max=100,
+        failure_rate_max=0.5,
+        calls_min=20,
+        window_seconds=WINDOW,
+        open_seconds=5,
+        open_jitter=0,
+        successes_min=1,
+    )
+
+    def __init__(self):
+        self.time = 0.0
+        self.told = []
+        self.breaker = Breaker("unified", self.POLICY, lambda: self.time, self.told.append, lambda: 0.5)
+
+    def call(self, *, failures=0, successes=0):
+        for _ in range(failures):
+            self.breaker.acquire().failure(ProviderFailed("it fails"))
+        for _ in range(successes):
+            self.breaker.acquire().success()
+
+    async def exchange(self, fleet):
+        """Do what the health monitor does each interval."""
+        tallies = {"unified": self.breaker.take_tally()}
+        self.breaker.learn((await fleet.share(tallies, window_seconds=WINDOW))["unified"])
+
+
+def test_instances_that_each_see_too_few_calls_trip_together(redis_url):
+    async def scenario():
+        async with connected(redis_url) as ours, connected(redis_url) as theirs:
+            one, other, third = Instance(), Instance(), Instance()
+            one.call(failures=8, successes=4)
+            other.call(failures=6, successes=2)
+            await one.exchange(ours)
+            assert one.breaker.state == "CLOSED"  # 12 calls of at least 20
+            await other.exchange(theirs)
+            assert other.breaker.state == "OPEN"  # 20 calls, 14 of them failed
+            await one.exchange(ours)
+            await third.exchange(theirs)  # which has not called at all
+            assert [each.breaker.state for each in (one, other, third)] == ["OPEN"] * 3
+            for each in (one, other, third):
+                [change] = each.told
+                assert "in the whole fleet" in change.reason
+
+    asyncio.run(scenario())
+
+
+def test_a_fleet_below_its_limit_trips_no_breaker(redis_url):
+    async def scenario():
+        async with connected(redis_url) as ours, connected(redis_url) as theirs:
+            one, other = Instance(), Instance()
+            one.call(failures=9, successes=1)
+            other.call(successes=10)
+            for _ in range(3):  # asking again counts nothing again
+                await one.exchange(ours)
+                await other.exchange(theirs)
+            assert (one.breaker.state, other.breaker.state) == ("CLOSED", "CLOSED")  # 9 of 20 failed
+
+    asyncio.run(scenario())
+
+
+STORY = [  # what happens between two exchanges: how much later, and with which calls
+    (0, {"failures": 9, "successes": 10}),
+    (1, {"successes": 1}),
+    (1, {"failures": 2}),  # 11 of 22: it opens
+    (4, {}),
+    (2, {"failures": 1}),  # a probe: it opens again, for 10 s
+    (9, {}),
+    (2, {"successes": 1}),  # a probe: it closes
+    (1, {"failures": 3, "successes": 5}),
+    (2000, {"failures": 1}),
+]
+
+
+@pytest.mark.parametrize("outage", ["killed", "hanging"])
+def test_without_redis_a_breaker_is_exactly_what_it_is_alone(own_stores, outage):
+    async def scenario():
+        alone, one, other = Instance(), Instance(), Instance()
+        async with (
+            connected(own_stores.redis_url, seconds_max=0.05) as ours,
+            connected(own_stores.redis_url, seconds_max=0.05) as theirs,
+            broken(server(own_stores.data_dir), outage),
+        ):
+            for seconds, calls in STORY:
+                for each in (alone, one, other):
+                    each.time += seconds
+                    each.call(**calls)
+                for each, fleet in ((one, ours), (other, theirs)):
+                    with pytest.raises(StoreUnavailable):
+                        await each.exchange(fleet)
+                assert one.breaker.describe() == other.breaker.describe() == alone.breaker.describe()
+            assert one.told == other.told == alone.told
+            assert [change.after for change in alone.told] == ["OPEN", "HALF_OPEN", "OPEN", "HALF_OPEN", "CLOSED"]
+
+    asyncio.run(scenario())
+
+
+def test_calls_go_on_while_an_exchange_hangs(own_stores):
+    async def scenario():
+        async with (
+            connected(own_stores.redis_url, seconds_max=600) as fleet,
+            broken(server(own_stores.data_dir), "hanging"),
+        ):
+            instance = Instance()
+            exchange = asyncio.create_task(instance.exchange(fleet))
+            for _ in range(100):
+                await instance.breaker.call(asyncio.sleep, 0)
+            assert instance.breaker.describe().calls == 100
+            assert not exchange.done()
+            exchange.cancel()
+            await asyncio.wait([exchange])
+
+    asyncio.run(scenario())
+
+
+@contextlib.asynccontextmanager
+async def broken(redis_server, outage):
+    if outage == "killed":
+        os.kill(redis_server.pid, signal.SIGKILL)
+        await asyncio.to_thread(psutil.wait_procs, [redis_server], timeout=10)
+        yield
+    else:
+        redis_server.suspend()
+        try:
+            yield
+        finally:
+            redis_server.resume()
 
 
 def server(data_dir: Path) -> psutil.Process:
