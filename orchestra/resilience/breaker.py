@@ -1,9 +1,9 @@
 """The circuit breaker: CLOSED, OPEN and HALF_OPEN as in the architecture's diagram, held by permits.
 
-Each state is a small object, and each change of state makes a new one. A permit carries the very state that let its call
-through: that object is the breaker's generation (gobreaker's idea), so what comes back late, or from the twin of a probe
-that has already decided, cannot move a state that it knows nothing about. The core is plain: state, event and time
-in, state out. There are no timers and no tasks; OPEN ends when somebody looks after its time.
+Each state is a small object, and each change of state makes a new one. A permit carries the very state that let its
+call through: that object is the breaker's generation (gobreaker's idea), so what comes back late, or from the twin of a
+probe that has already decided, cannot move a state that it knows nothing about. The core is plain: state, event and
+time in, state out. There are no timers and no tasks; OPEN ends when somebody looks after its time.
 
     contract: `BreakerStatus`, `outcome_of`;  state: `_State` and its kinds;  behaviour: `Permit`, `Breaker`
 """
@@ -19,6 +19,8 @@ from msgspec import Struct
 from orchestra import limits
 from orchestra.errors import (
     BreakerOpen,
+    DeadlineShortened,
+    FeatureOff,
     OrchestraError,
     Overloaded,
     ProviderOverloaded,
@@ -38,7 +40,15 @@ Outcome = Literal["success", "failure", "dropped"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_NEUTRAL = (Overloaded, ProviderOverloaded, ProviderRefused, BreakerOpen, ShuttingDown)
+_NEUTRAL = (
+    BreakerOpen,
+    DeadlineShortened,
+    FeatureOff,
+    Overloaded,
+    ProviderOverloaded,
+    ProviderRefused,
+    ShuttingDown,
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -87,14 +97,42 @@ class BreakerStatus(Struct, frozen=True, kw_only=True):
 def outcome_of(error: BaseException | None) -> Outcome:
     """Say what the end of a call tells about the health of what was called.
 
-    Cancellation and other exits tell nothing, nor do overload (429, our own shedding and rejections) and faults of the
-    request itself: those drop the permit. Every other error is a failure, a deadline of ours among them.
+    Cancellation and other exits tell nothing, nor do overload (429, our own shedding and rejections), a deadline that
+    the caller shortened, and faults of the request itself: those drop the permit. Every other error is a failure, a
+    deadline of ours among them.
     """
     if error is None:
         return "success"
     if not isinstance(error, Exception) or isinstance(error, _NEUTRAL):
         return "dropped"
     return "dropped" if isinstance(error, OrchestraError) and error.status < 500 else "failure"
+
+
+class CallRejected(BreakerOpen):
+    """A fresh error for each rejection, which words itself only when it is read: there may be a storm of them.
+
+    Parameters
+    ----------
+    breaker : str
+    state : str
+    retry_after_seconds : float
+    """
+
+    field = None
+
+    def __init__(self, breaker: str, state: State, retry_after_seconds: float) -> None:
+        self.breaker = breaker
+        self.state = state
+        self.retry_after_seconds = retry_after_seconds
+
+    def __getattr__(self, name: str) -> str:
+        if name != "detail":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        wait = f"{self.retry_after_seconds:.1f} s"
+        return f"{self.breaker} is failing, its circuit breaker is {self.state}: try again in {wait}"
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class Permit:
@@ -186,7 +224,6 @@ class _State:
     __slots__ = ()
 
     name: ClassVar[State]
-    free: ClassVar[bool] = False  # lets everything through, without keeping account of permits
 
     def tick(self, now: float) -> _Move:
         """What the passing of time does."""
@@ -199,7 +236,7 @@ class _State:
     def hold(self, permit: Permit) -> None:
         """Take the call in for which `wait` was 0."""
 
-    def end(self, permit: Permit | None, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
+    def end(self, permit: Permit, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
         """What the success or failure of a call that this state let through does."""
         return None
 
@@ -222,7 +259,6 @@ class _State:
 class _Disabled(_State):
     __slots__ = ()
     name: ClassVar[State] = "CLOSED"
-    free: ClassVar[bool] = True
 
 
 class _ForcedOpen(_State):
@@ -237,9 +273,8 @@ class _ForcedOpen(_State):
 
 
 class _Closed(_State):
-    __slots__ = ("_consecutive", "_learns_at", "_policy", "_relapses", "_rules", "_since", "_window")
+    __slots__ = ("_learns_at", "_policy", "_relapses", "_rules", "_since", "consecutive", "window")
     name: ClassVar[State] = "CLOSED"
-    free: ClassVar[bool] = True
 
     def __init__(self, rules: _Rules, now: float, relapses: int, learns_at: float) -> None:
         policy = rules.policy
@@ -248,23 +283,21 @@ class _Closed(_State):
         self._since = now
         self._relapses = relapses
         self._learns_at = learns_at
-        self._consecutive = 0
-        self._window: Window = (
+        self.consecutive = 0
+        self.window: Window = (
             TimeWindow(policy.window_seconds, now) if policy.window == "time" else CountWindow(policy.window_calls)
         )
 
-    def end(self, permit: Permit | None, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
-        window = self._window
-        window.record(now, failed, slow)
-        if not failed:
-            self._consecutive = 0
-            if not window.failures and not window.slow:
-                return None
-        else:
-            self._consecutive += 1
-            if self._consecutive >= self._policy.failures_max:
-                return self._open(f"{self._consecutive} consecutive failures, {_last(error)}", error, now)
-        reason = self._verdict(window.calls, window.failures, window.slow)
+    def end(self, permit: Permit, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
+        self.window.record(now, failed, slow)
+        self.consecutive = self.consecutive + 1 if failed else 0
+        return self.judge(error, now)
+
+    def judge(self, error: BaseException | None, now: float) -> _Move:
+        """Say what follows from what has been counted, the end of the last call, by `error` or not, included."""
+        if self.consecutive >= self._policy.failures_max:
+            return self._open(f"{self.consecutive} consecutive failures, {_last(error)}", error, now)
+        reason = self._verdict(self.window.calls, self.window.failures, self.window.slow)
         return self._open(reason, error, now) if reason else None
 
     def learn(self, fleet: Tally, now: float) -> _Move:
@@ -275,7 +308,7 @@ class _Closed(_State):
         return self._open(f"in the whole fleet, {reason}", None, now) if reason else None
 
     def counts(self, now: float) -> dict[str, Any]:
-        window = self._window
+        window = self.window
         window.advance(now)
         calls, failures, slow = window.calls, window.failures, window.slow
         return {
@@ -284,7 +317,7 @@ class _Closed(_State):
             "slow": slow,
             "failure_rate": failures / calls if calls else None,
             "slow_rate": slow / calls if calls else None,
-            "consecutive_failures": self._consecutive,
+            "consecutive_failures": self.consecutive,
             "relapses": self._relapses_left(now),
         }
 
@@ -334,7 +367,7 @@ class _HalfOpen(_State):
         self._rules = rules
         self._policy = rules.policy
         self._relapses = relapses
-        self._probes: dict[Permit, None] = {}  # those that hold a slot, oldest first
+        self._probes: dict[Permit, float] = {}  # those that hold a slot, oldest first, and since when
         self._successes = 0
 
     def tick(self, now: float) -> _Move:
@@ -351,10 +384,9 @@ class _HalfOpen(_State):
         return 0.0 if len(self._probes) < self._policy.probes_max else self._seconds_to_slot(now)
 
     def hold(self, permit: Permit) -> None:
-        self._probes[permit] = None
+        self._probes[permit] = permit.admitted_at
 
-    def end(self, permit: Permit | None, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
-        assert permit is not None, "only what is free admits without one"
+    def end(self, permit: Permit, failed: bool, slow: bool, error: BaseException | None, now: float) -> _Move:
         self.drop(permit)
         if failed:
             return self._reopen(f"a probe failed, {_last(error)}", error, now)
@@ -380,7 +412,7 @@ class _HalfOpen(_State):
 
     def _seconds_to_slot(self, now: float) -> float:
         """Return the time until the oldest probe loses its slot: the longest that one can take to come free."""
-        return next(iter(self._probes)).admitted_at + self._policy.probe_seconds_max - now
+        return next(iter(self._probes.values())) + self._policy.probe_seconds_max - now
 
     def _reopen(self, reason: str, error: BaseException | None, now: float) -> _Move:
         return self._rules.opened(now, self._relapses, error), reason
@@ -464,21 +496,20 @@ class Breaker:
         """
         now = self._now()
         state = self._state
-        if state.free:
+        if type(state) is _Closed:
             return Permit(self, state, now)
-        state = self._look(now)
         wait = state.wait(now)
         if wait <= 0:
-            permit = Permit(self, state, now)
-            state.hold(permit)
-            return permit
+            state = self._look(now)
+            wait = state.wait(now)
+            if wait <= 0:
+                permit = Permit(self, state, now)
+                state.hold(permit)
+                return permit
         self._rejected += 1
         if self._mode == "observing":
             return Permit(self, None, now)
-        raise BreakerOpen(
-            f"{self.name} is failing, its circuit breaker is {state.name}: try again in {wait:.1f} s",
-            retry_after_seconds=wait,
-        )
+        raise CallRejected(self.name, state.name, wait)
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Await ``fn(*args)``, and settle by how that ends; `fn` is not even called where the breaker rejects.
@@ -489,23 +520,37 @@ class Breaker:
             As `acquire`. Whatever `fn` raises comes out as it is.
         """
         state = self._state
-        # where everything is let through, a permit is only made when there is something to say by it
-        permit = None if state.free else self.acquire()
-        started = self._now() if permit is None and self._slow_seconds is not None else 0.0
+        if type(state) is not _Closed:
+            return await self._call_by_permit(self.acquire(), fn, args)
+        # CLOSED lets everything through, so that a permit is only made where there is something to say by it
+        started = 0.0 if self._slow_seconds is None else self._now()
         try:
             result = await fn(*args)
         except BaseException as error:
-            (permit or Permit(self, state, started)).settle(error)
+            Permit(self, state, started).settle(error)
             raise
-        if permit is not None or self._failed_result is not None or state is not self._state:
-            self._settle_result(permit or Permit(self, state, started), result)
+        if state is not self._state or self._failed_result is not None:
+            self._settle_result(Permit(self, state, started), result)
             return result
         now = self._now()
         slow = self._slow_seconds is not None and now - started >= self._slow_seconds
         self._calls += 1
-        self._slow += slow
-        if move := state.end(None, False, slow, None, now):
+        if slow:
+            self._slow += 1
+        window = state.window
+        window.record(now, False, slow)
+        state.consecutive = 0
+        if (window.failures or window.slow) and (move := state.judge(None, now)):
             self._change(move, now)
+        return result
+
+    async def _call_by_permit(self, permit: Permit, fn: Callable[[*Ts], Awaitable[T]], args: tuple[*Ts]) -> T:
+        try:
+            result = await fn(*args)
+        except BaseException as error:
+            permit.settle(error)
+            raise
+        self._settle_result(permit, result)
         return result
 
     def permit(self) -> "PermitScope":
@@ -603,10 +648,12 @@ class Breaker:
             self._late += state is not None
             return
         now = self._now()
-        slow = self._is_slow(permit, now)
+        slow = self._slow_seconds is not None and self._is_slow(permit, now)
         self._calls += 1
-        self._failures += failed
-        self._slow += slow
+        if failed:
+            self._failures += 1
+        if slow:
+            self._slow += 1
         if move := state.end(permit, failed, slow, error, now):
             self._change(move, now)
 
