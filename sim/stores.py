@@ -7,11 +7,12 @@ after the same time, and has then done nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from random import Random
 
-from orchestra.adapters.inprocess import InProcessConversations, InProcessMemories, InProcessSessions
+from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
 from orchestra.errors import StoreUnavailable
-from orchestra.model import Memory, Recollection, Session, Turn
+from orchestra.model import Memory, Recollection, Session, Tally, Turn
 from orchestra.ports import Clock
 from sim.distributions import Distribution
 from sim.faults import Faults, StoreName
@@ -124,3 +125,26 @@ class ModelledMemories:
     async def ping(self) -> None:
         """Return once the store has answered."""
         await self._wire.cross()
+
+
+class ModelledFleet:
+    """`InProcessFleet` at the end of a wire: that of the sessions, since the fleet lives in their Redis."""
+
+    def __init__(self, clock: Clock, wire: Wire) -> None:
+        self._fleet = InProcessFleet(clock)
+        self._wire = wire
+
+    async def share(self, tallies: Mapping[str, Tally], *, window_seconds: float) -> dict[str, Tally]:
+        """Add new calls to the fleet's, and return what all instances saw in the window."""
+        await self._wire.cross()
+        return await self._fleet.share(tallies, window_seconds=window_seconds)
+
+    async def orders(self) -> dict[str, str]:
+        """Return the operators' standing orders, by target."""
+        await self._wire.cross()
+        return await self._fleet.orders()
+
+    async def order(self, target: str, order: str | None) -> None:
+        """Let `order` stand for `target`, or none any more."""
+        await self._wire.cross()
+        await self._fleet.order(target, order)

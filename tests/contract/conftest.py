@@ -26,11 +26,11 @@ from sim.distributions import Exponential
 from sim.entropy import Streams
 from sim.faults import Faults, StoreName
 from sim.loop import run as virtually
-from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
+from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledSessions, Wire
 
 SESSION_STORES = ["inprocess_sessions", "modelled_sessions", "redis_sessions"]
 CONVERSATION_STORES = ["inprocess_conversations", "modelled_conversations", "postgres_conversations"]
-FLEETS = ["inprocess_fleet", "redis_fleet"]
+FLEETS = ["inprocess_fleet", "modelled_fleet", "redis_fleet"]
 MEMORY_STORES = ["inprocess_memories", "modelled_memories", "pgvector_memories"]
 
 Store = TypeVar("Store")
@@ -164,6 +164,20 @@ def modelled_sessions() -> Contract[Sessions]:
     async def make() -> AsyncIterator[Sessions]:
         clock = SimClock(asyncio.get_running_loop())
         yield Sessions(ModelledSessions(clock, _wire("sessions")), asyncio.sleep)
+
+    return Contract(make, virtually)
+
+
+@pytest.fixture
+def modelled_fleet() -> Contract[Instances]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Instances]:
+        fleet = ModelledFleet(SimClock(asyncio.get_running_loop()), _wire("sessions"))
+
+        async def join() -> Fleet:
+            return fleet
+
+        yield Instances(join, asyncio.sleep)
 
     return Contract(make, virtually)
 
