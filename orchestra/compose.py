@@ -4,21 +4,32 @@ It names no adapter: the live service gives it real ports, the simulated world m
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from functools import partial
 
-from orchestra.chat.guarded import GuardedCommands, GuardedEngine, GuardedMemory
+from orchestra.chat.guarded import FallbackEngine, GatedEngine, GuardedCommands, GuardedEngine, GuardedMemory
 from orchestra.chat.orchestrator import ChatOrchestrator, TurnLimits
 from orchestra.chat.sessions import Sessions
 from orchestra.chat.stores import StoreCalls
 from orchestra.config import Settings
 from orchestra.container import DIContainer
+from orchestra.engines.answers import AnswerCache
+from orchestra.engines.apology import Apology
 from orchestra.engines.commands import CommandDispatcher
-from orchestra.engines.engine import ICommandDispatcher, IMemorySystem, IOrchestraManager
+from orchestra.engines.engine import Engine, ICommandDispatcher, IMemorySystem, IOrchestraManager
 from orchestra.engines.memory import MemorySystem, RecallPolicy
 from orchestra.engines.unified import UnifiedOrchestrator
-from orchestra.policies import BreakerPolicy
-from orchestra.ports import Ports
-from orchestra.resilience.breaker import Breaker
-from orchestra.resilience.guard import AttemptLimits, Guard
+from orchestra.model import Message, Prompt
+from orchestra.policies import GuardPolicies
+from orchestra.ports import Ports, Provider
+from orchestra.resilience import fallback
+from orchestra.resilience.degradation import Degradation, Feature
+from orchestra.resilience.guard import Guard
+from orchestra.resilience.monitor import HealthMonitor, Watched
+
+CANARY = "canary"
+"""What events call a canary's calls by, in place of a correlation id."""
 
 
 def build(ports: Ports, settings: Settings) -> DIContainer:
@@ -33,11 +44,15 @@ def build(ports: Ports, settings: Settings) -> DIContainer:
     Returns
     -------
     DIContainer
-        `ChatOrchestrator` is what a request resolves from it, in a scope of its own.
+        `ChatOrchestrator` is what a request resolves from it, in a scope of its own. Whoever resolves `HealthMonitor`
+        starts it.
     """
     container = DIContainer()
     container.register_singleton(Ports, instance=ports)
     container.register_singleton(Settings, instance=settings)
+    container.register_singleton(Guards, factory=_guards)
+    container.register_singleton(Degradation, factory=_degradation)
+    container.register_singleton(HealthMonitor, factory=_health_monitor)
     container.register_singleton(Sessions, factory=_sessions)
     container.register_singleton(ICommandDispatcher, factory=_command_dispatcher)
     container.register_singleton(IOrchestraManager, factory=_orchestra_manager)
@@ -46,27 +61,94 @@ def build(ports: Ports, settings: Settings) -> DIContainer:
     return container
 
 
+class Guards(dict[str, Guard]):
+    """The guard of every dependency, by the name that its policy has in the settings."""
+
+
+async def _guards(ports: Ports, settings: Settings) -> AsyncIterator[Guards]:
+    now = asyncio.get_running_loop().time
+    guards = Guards(
+        (name, Guard(name, getattr(settings.guards, name), now, ports.entropy.random, ports.hook))
+        for name in GuardPolicies.model_fields
+    )
+    yield guards
+    for guard in guards.values():
+        guard.close()
+
+
+def _degradation(ports: Ports, settings: Settings) -> Degradation:
+    return Degradation(settings.degradation, asyncio.get_running_loop().time, ports.hook)
+
+
+async def _health_monitor(
+    ports: Ports, settings: Settings, guards: Guards, degradation: Degradation
+) -> AsyncIterator[HealthMonitor]:
+    asked = {"unified": ports.provider, "alternate": ports.alternate}
+    monitor = HealthMonitor(
+        settings.degradation,
+        degradation,
+        Watched(
+            breakers={name: guard.breaker for name, guard in guards.items()},
+            bulkheads={name: guard.bulkhead for name, guard in guards.items()},
+            pings={
+                "sessions": ports.sessions.ping,
+                "conversations": ports.conversations.ping,
+                "memories": ports.memories.ping,
+            },
+            canaries={
+                name: partial(guards[name].call, CANARY, partial(_first_word, provider))
+                for name, provider in asked.items()
+                if provider is not None and provider.external
+            },
+        ),
+        fleet=ports.fleet,
+        clock=ports.clock,
+        now=asyncio.get_running_loop().time,
+        hook=ports.hook,
+        fleet_view=settings.fleet_view == "on",
+    )
+    monitor.start()
+    yield monitor
+    await monitor.aclose()
+
+
+async def _first_word(provider: Provider) -> None:
+    """Ask for an answer, and hang up as soon as it begins."""
+    async with aclosing(provider.complete(Prompt((Message("user", "ping"),)))) as chunks:
+        await anext(chunks)
+
+
 def _sessions(ports: Ports, settings: Settings) -> Sessions:
     calls = StoreCalls(ports.hook, settings.store_seconds_max)
     return Sessions(ports.sessions, ports.conversations, calls, ports.clock, ports.entropy)
 
 
-def _command_dispatcher(ports: Ports, settings: Settings) -> ICommandDispatcher:
-    return GuardedCommands(CommandDispatcher(), _guard(CommandDispatcher.name, ports, settings))
+def _command_dispatcher(guards: Guards) -> ICommandDispatcher:
+    return GuardedCommands(CommandDispatcher(), guards["commands"])
 
 
-def _orchestra_manager(ports: Ports, settings: Settings) -> IOrchestraManager:
-    limits = settings.guards.unified.attempt
-    attempt = AttemptLimits(limits.first_seconds_max, limits.total_seconds_max)
-    return GuardedEngine(
-        UnifiedOrchestrator(ports.provider), _guard(UnifiedOrchestrator.name, ports, settings, attempt)
-    )
+def _orchestra_manager(ports: Ports, settings: Settings, guards: Guards, degradation: Degradation) -> IOrchestraManager:
+    def asked(provider: Provider, name: str) -> Engine:
+        """Return the engine that asks `provider`, behind the guard of that name and, out of the house, a gate."""
+        engine = GuardedEngine(UnifiedOrchestrator(provider, name), guards[name])
+        return GatedEngine(engine, lambda: degradation.allows(Feature.EXTERNAL_APIS)) if provider.external else engine
+
+    answers = AnswerCache(asyncio.get_running_loop().time)
+    stand_ins: dict[str, tuple[Engine, Callable[[Exception], bool]]] = {
+        "cache": (answers, fallback.failed),
+        "apology": (Apology(), fallback.refused),
+    }
+    if ports.alternate is not None:
+        stand_ins["alternate"] = asked(ports.alternate, "alternate"), fallback.failed
+    if ports.offline is not None:
+        stand_ins["offline"] = UnifiedOrchestrator(ports.offline, "offline"), fallback.failed
+    chosen = [stand_ins[name] for name in settings.guards.unified.fallbacks if name in stand_ins]
+    return FallbackEngine(asked(ports.provider, "unified"), chosen, answers, ports.hook)
 
 
-def _memory_system(ports: Ports, settings: Settings) -> IMemorySystem:
+def _memory_system(ports: Ports, settings: Settings, guards: Guards) -> IMemorySystem:
     policy = RecallPolicy(settings.memory_recalled_max, settings.memory_similarity_min)
-    memory = MemorySystem(ports.memories, ports.embedder, policy)
-    return GuardedMemory(memory, _guard(MemorySystem.name, ports, settings))
+    return GuardedMemory(MemorySystem(ports.memories, ports.embedder, policy), guards["memory"])
 
 
 def _chat_orchestrator(
@@ -74,23 +156,18 @@ def _chat_orchestrator(
     manager: IOrchestraManager,
     memory: IMemorySystem,
     sessions: Sessions,
+    degradation: Degradation,
     ports: Ports,
     settings: Settings,
 ) -> ChatOrchestrator:
-    turn_limits = TurnLimits(settings.turn_seconds_max, settings.turns_inflight_max)
-    return ChatOrchestrator(commands, manager, memory, sessions, ports.clock, ports.entropy, turn_limits, ports.hook)
-
-
-def _guard(name: str, ports: Ports, settings: Settings, attempt: AttemptLimits | None = None) -> Guard:
-    policy = BreakerPolicy(
-        failures_max=settings.guards.unified.breaker.failures_max,
-        open_seconds=settings.guards.unified.breaker.open_seconds,
-        probes_max=settings.guards.unified.breaker.probes_max,
-        successes_min=settings.guards.unified.breaker.successes_min,
+    return ChatOrchestrator(
+        commands,
+        manager,
+        memory,
+        sessions,
+        degradation,
+        ports.clock,
+        ports.entropy,
+        TurnLimits(settings.turn_seconds_max, settings.turns_inflight_max),
+        ports.hook,
     )
-    breaker = Breaker(name, policy, now=_loop_time, on_change=ports.hook, random=ports.entropy.random)
-    return Guard(breaker, attempt or AttemptLimits(settings.store_seconds_max, settings.store_seconds_max), ports.hook)
-
-
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()

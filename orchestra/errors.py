@@ -129,6 +129,10 @@ class DeadlineExceeded(OrchestraError):
     kind, title, status, close_code, retryable = "deadline-exceeded", "Deadline exceeded", 504, 1013, True
 
 
+class DeadlineShortened(DeadlineExceeded):
+    """The caller gave less time than the service would have: its end says nothing about who was at work."""
+
+
 class ProviderFailed(OrchestraError):
     """An LLM provider gave an error or broke off."""
 

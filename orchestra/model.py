@@ -23,11 +23,14 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
         The session to continue, as an earlier reply named it. None starts a new one.
     user_id : str or None
         Whose memories the turn may use and add to. None keeps memories within the session.
+    stream : bool
+        Whether the answer shall come in pieces, where the way it was asked for can carry them.
     """
 
     message: str
     session_id: str | None = None
     user_id: str | None = None
+    stream: bool = False
 
 
 class TraceContext(Struct, frozen=True):

@@ -118,6 +118,11 @@ class Provider(Protocol):
         """A short name for metrics and breakers."""
         ...
 
+    @property
+    def external(self) -> bool:
+        """Whether a call leaves this service, for an API that a degradation level can switch off."""
+        ...
+
     def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         """Stream an answer: any number of `Delta`, then one `Finish`.
 
@@ -171,3 +176,4 @@ class Ports:
     hook: Hook
     fleet: Fleet
     alternate: Provider | None = None
+    offline: Provider | None = None

@@ -26,6 +26,7 @@ class OfflineProvider:
     """
 
     name = "offline"
+    external = False
 
     async def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         """Stream the answer word by word, letting others run now and then."""

@@ -62,6 +62,7 @@ class OpenAIProvider:
     """
 
     name = "openai"
+    external = True
 
     def __init__(
         self,

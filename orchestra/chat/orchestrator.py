@@ -2,15 +2,19 @@
 
 import asyncio
 import traceback
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
+from orchestra import limits
 from orchestra.chat.sessions import OpenSession, Sessions
+from orchestra.engines.apology import Apology
 from orchestra.engines.engine import Engine, ICommandDispatcher, IMemorySystem, IOrchestraManager, Task
 from orchestra.errors import (
     BreakerOpen,
     DeadlineExceeded,
+    FeatureOff,
+    Maintenance,
     OrchestraError,
     Overloaded,
     ProviderFailed,
@@ -19,12 +23,29 @@ from orchestra.errors import (
     unforeseen,
 )
 from orchestra.events import Hook, TurnFinished, TurnOutcome, TurnStarted, UnexpectedError
-from orchestra.model import ChatReply, ChatRequest, Delta, Finish, Recalled, Recollection, TraceContext, Turn
+from orchestra.model import (
+    Answering,
+    ChatReply,
+    ChatRequest,
+    Delta,
+    Finish,
+    Recalled,
+    Recollection,
+    TraceContext,
+    Turn,
+)
 from orchestra.ports import Clock, Entropy
+from orchestra.resilience.deadline import deadline_within
+from orchestra.resilience.degradation import Degradation, Feature
 from orchestra.security.validation import validate
 
-SHED = (BreakerOpen, Overloaded, ShuttingDown)
+SHED = (BreakerOpen, FeatureOff, Maintenance, Overloaded, ShuttingDown)
 """Errors that protect the service or a dependency: a turn that ends with one was shed, it did not fail."""
+
+STREAMING = str(Feature.STREAMING)
+
+Sink = Callable[[str], Awaitable[None]]
+"""Gets each piece of an answer's text as it comes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,11 @@ class Progress:
     finish: Finish | None = None
     degraded: list[str] = field(default_factory=list)
 
+    def without(self, part: str) -> None:
+        """Note, once, what the turn has to do without."""
+        if part not in self.degraded:
+            self.degraded.append(part)
+
 
 class ChatOrchestrator:
     """Answers chat turns.
@@ -58,6 +84,8 @@ class ChatOrchestrator:
     command_dispatcher, orchestra_manager, memory_system : engines
         Each behind its guard.
     sessions : Sessions
+    degradation : Degradation
+        The gate that features are asked at.
     clock, entropy : ports
     turn_limits : TurnLimits
     hook : Hook
@@ -70,6 +98,7 @@ class ChatOrchestrator:
         orchestra_manager: IOrchestraManager,
         memory_system: IMemorySystem,
         sessions: Sessions,
+        degradation: Degradation,
         clock: Clock,
         entropy: Entropy,
         turn_limits: TurnLimits,
@@ -79,6 +108,7 @@ class ChatOrchestrator:
         self._manager = orchestra_manager
         self._memory = memory_system
         self._sessions = sessions
+        self._degradation = degradation
         self._clock = clock
         self._entropy = entropy
         self._limits = turn_limits
@@ -86,7 +116,13 @@ class ChatOrchestrator:
         self._inflight = 0
 
     async def handle_chat(
-        self, request: ChatRequest, *, correlation_id: str | None = None, trace: TraceContext | None = None
+        self,
+        request: ChatRequest,
+        *,
+        correlation_id: str | None = None,
+        trace: TraceContext | None = None,
+        seconds_max: float | None = None,
+        sink: Sink | None = None,
     ) -> ChatReply:
         """Answer one turn; the reply is given only once the turn is durable in conversation and session.
 
@@ -97,6 +133,12 @@ class ChatOrchestrator:
             Follows the turn through every event; made where None.
         trace : TraceContext or None
             The turn's span; made where None.
+        seconds_max : float or None
+            How long the caller waits for the turn, where that is shorter than the service's own limit. What it cuts
+            short says nothing about who was called.
+        sink : callable or None
+            Awaited with each piece of the answer as it comes, where the level allows streaming; the reply is whole
+            either way. A caller that was told pieces of an answer which then failed is told by the error.
 
         Raises
         ------
@@ -106,14 +148,14 @@ class ChatOrchestrator:
         validate(request)
         progress = self._begin(request, correlation_id, trace)
         with self._error_boundary(progress), self._admitted(progress, request):
-            async with asyncio.timeout(self._limits.seconds_max), self._sessions.exclusive(request.session_id):
+            async with self._timed(seconds_max), self._sessions.exclusive(request.session_id):
                 opened = await self._sessions.open(request.session_id, request.user_id, progress.correlation_id)
                 progress.session_id = opened.session.id
                 engine = self._route(request)
                 task = await self._enrich(
                     engine, Task(progress.correlation_id, request.message, opened.session), progress
                 )
-                text, finish = await self._execute(engine, task, progress)
+                text, finish = await self._execute(engine, task, progress, sink)
                 turn = self._aggregate(task, text, finish, progress)
                 turn = await self._write(opened, turn, progress)
         return _reply(turn, finish, task.recalled, progress)
@@ -134,6 +176,9 @@ class ChatOrchestrator:
         """Add what memory recalls; without memory the turn goes on and says so. Commands need none."""
         if engine is self._commands:
             return task
+        if not self._degradation.allows(Feature.MEMORY):
+            progress.without(self._memory.name)
+            return task
         try:
             async with aclosing(self._memory.answer(task)) as chunks:
                 recalled = [chunk.memories async for chunk in chunks if isinstance(chunk, Recalled)]
@@ -142,17 +187,24 @@ class ChatOrchestrator:
             return task
         return Task(task.correlation_id, task.message, task.session, recalled[0] if recalled else ())
 
-    async def _execute(self, engine: Engine, task: Task, progress: Progress) -> tuple[str, Finish]:
-        """Collect the engine's answer. An answer that ends without `Finish` was cut off and is none."""
+    async def _execute(self, engine: Engine, task: Task, progress: Progress, sink: Sink | None) -> tuple[str, Finish]:
+        """Collect the engine's answer, and pass it on as it comes. One that ends without `Finish` was cut off."""
         progress.engine = engine.name
-        loop = asyncio.get_running_loop()
+        if sink is not None and not self._degradation.allows(Feature.STREAMING):
+            progress.without(STREAMING)
+            sink = None
         parts: list[str] = []
         async with aclosing(engine.answer(task)) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, Delta):
                     if progress.first_token_seconds is None:
-                        progress.first_token_seconds = loop.time() - progress.started
+                        progress.first_token_seconds = self._now() - progress.started
                     parts.append(chunk.text)
+                    if sink is not None:
+                        await sink(chunk.text)
+                elif isinstance(chunk, Answering):
+                    progress.without(engine.name)
+                    progress.engine = chunk.engine
                 elif isinstance(chunk, Finish):
                     progress.finish = chunk
         if progress.finish is None:
@@ -193,13 +245,26 @@ class ChatOrchestrator:
 
     def _without_memory(self, failure: Exception, progress: Progress) -> None:
         """Note that the turn has to do without memory, be it out of order or defect."""
-        progress.degraded.append(self._memory.name)
+        progress.without(self._memory.name)
         if not isinstance(failure, OrchestraError):
             self._hook(UnexpectedError(self._now(), progress.correlation_id, self._memory.name, _traceback(failure)))
 
+    @asynccontextmanager
+    async def _timed(self, seconds_max: float | None) -> AsyncIterator[None]:
+        """Bound the turn: by its deadline for all that is guarded, and by a timeout for what is not."""
+        own = self._limits.seconds_max
+        with deadline_within(own), deadline_within(own if seconds_max is None else seconds_max, ours=False):
+            async with asyncio.timeout(own if seconds_max is None else min(own, seconds_max)):
+                yield
+
     @contextmanager
     def _admitted(self, progress: Progress, request: ChatRequest) -> Iterator[None]:
-        """Count the turn among those that run, or shed it where too many do."""
+        """Count the turn among those that run, or shed it where too many do, or where the service is read only."""
+        if self._degradation.read_only:
+            raise Maintenance(
+                "the service is read only for now: what is stored can be read, new turns are refused",
+                retry_after_seconds=limits.MAINTENANCE_RETRY_SECONDS,
+            )
         if self._inflight >= self._limits.inflight_max:
             raise Overloaded(
                 f"{self._inflight} turns are running, which is all this instance takes: try again later",
@@ -229,6 +294,8 @@ class ChatOrchestrator:
 
     def _finish(self, progress: Progress, error: BaseException | None) -> None:
         outcome: TurnOutcome = "answered" if error is None else "shed" if isinstance(error, SHED) else "failed"
+        if error is None and progress.engine == Apology.name:
+            outcome = "shed"  # politely
         finish = progress.finish or Finish("", "")
         now = self._now()
         self._hook(

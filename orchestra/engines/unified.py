@@ -8,11 +8,10 @@ from orchestra.ports import Provider
 
 
 class UnifiedOrchestrator:
-    """Answers through one provider."""
+    """Answers through one provider; `name` tells several such engines apart."""
 
-    name = "unified"
-
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, name: str = "unified") -> None:
+        self.name = name
         self._provider = provider
 
     def answer(self, task: Task) -> AsyncGenerator[Chunk, None]:

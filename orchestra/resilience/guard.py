@@ -1,108 +1,260 @@
-"""A guard: the policies around every call of one dependency, outermost first: breaker, then attempt timeout.
+"""A guard: all policies around the calls of one dependency, composed from one `GuardPolicy`.
 
-Deadline, fallback, retry and bulkhead find their places around these in a later issue.
+Outermost first: deadline, fallback, retry, hedge, breaker, bulkhead, attempt timeout. The deadline is the turn's
+(`orchestra.resilience.deadline`): every attempt gets what is left of it. Fallbacks stand between engines and so are
+composed a floor higher (`orchestra.chat.guarded`), by `orchestra.resilience.fallback`.
+
+Every attempt asks breaker and bulkhead anew, so that a retry is no way around them, and settles with both when it has
+really ended. A stream is retried only before its first item: what a reader has seen cannot be taken back.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from math import inf
 from typing import TypeVar
 
-from orchestra.errors import BreakerOpen, DeadlineExceeded, kind_of
-from orchestra.events import CallFinished, CallOutcome, Hook
-from orchestra.resilience.breaker import Breaker, outcome_of
+from orchestra.errors import BreakerOpen, DeadlineExceeded, DeadlineShortened, Overloaded, kind_of
+from orchestra.events import CallFinished, CallHedged, CallOutcome, CallRetried, Hook
+from orchestra.policies import GuardPolicy
+from orchestra.resilience.breaker import Breaker, Permit
+from orchestra.resilience.bulkhead import Bulkhead
+from orchestra.resilience.deadline import Deadline, Watchdog, current
+from orchestra.resilience.hedge import hedged
+from orchestra.resilience.retry import RetryBudget, backoff_seconds, retriable
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class AttemptLimits:
-    """How long one attempt may take: to its first item (streams only), and in all."""
-
-    first_seconds_max: float
-    total_seconds_max: float
-
-
 class Guard:
-    """Guards one dependency.
+    """Guards one dependency. All its calls share one breaker, one bulkhead and one retry budget.
 
     Parameters
     ----------
-    breaker : Breaker
-        Shared by all calls of the dependency.
-    attempt : AttemptLimits
+    name : str
+        The dependency, for errors, events and metrics.
+    policy : GuardPolicy
+    now : callable
+        Monotonic seconds: the running loop's `time`.
+    random : callable
+        A number in [0, 1), for jitter.
     hook : Hook
-        Gets one `CallFinished` a call.
+        Gets one `CallFinished` a call, and what happened on the way: `CallRetried`, `CallHedged`, `BreakerChanged`.
     """
 
-    def __init__(self, breaker: Breaker, attempt: AttemptLimits, hook: Hook) -> None:
-        self.breaker = breaker
-        self._attempt = attempt
+    def __init__(
+        self, name: str, policy: GuardPolicy, now: Callable[[], float], random: Callable[[], float], hook: Hook
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.breaker = Breaker(name, policy.breaker, now, hook, random)
+        self.bulkhead = Bulkhead(name, policy.bulkhead, now)
+        self.budget = RetryBudget(policy.retry, now)
+        self._now = now
+        self._random = random
         self._hook = hook
+        self._watchdog = Watchdog()
 
-    async def call(self, correlation_id: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Await `work()`; it is not even started where the breaker rejects the call.
+    def close(self) -> None:
+        """Leave no timer behind."""
+        self._watchdog.close()
+
+    async def call(self, correlation_id: str, work: Callable[[], Awaitable[T]], *, idempotent: bool = False) -> T:
+        """Await `work()`; it is not even started where breaker or bulkhead reject the call.
+
+        Parameters
+        ----------
+        correlation_id : str
+        work : callable
+            Makes one attempt; called anew for each.
+        idempotent : bool
+            Whether two attempts at once do no harm: only then is it hedged, where the policy says so.
 
         Raises
         ------
-        BreakerOpen
-            The dependency is failing.
+        BreakerOpen, BulkheadFull
+            The call was not made.
         DeadlineExceeded
-            The attempt took longer than its limit.
+            The last attempt took longer than its limit, or than what was left of the turn.
         """
-        limit = self._attempt.total_seconds_max
-        with self._told(correlation_id):
-            async with self.breaker.permit():
+        told = _Told(self, correlation_id)
+        hedges = idempotent and self.policy.hedge.attempts_max > 1
+        try:
+            while True:
                 try:
-                    async with asyncio.timeout(limit):
-                        return await work()
-                except TimeoutError as timeout:
-                    raise self._late(limit) from timeout
+                    if hedges:
+                        result = await hedged(lambda: self._attempt(work), self.policy.hedge, self.budget, told.hedged)
+                    else:
+                        result = await self._attempt(work)
+                    break
+                except Exception as error:
+                    pause = self._pause(error, told)
+                await asyncio.sleep(pause)
+        except BaseException as error:
+            told.failed(error)
+            raise
+        told.succeeded()
+        return result
 
     async def stream(self, correlation_id: str, work: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-        """Stream the items of `work()`; the breaker's permit is held to the stream's end. Raises like `call`."""
-        with self._told(correlation_id):
-            async with self.breaker.permit(), aclosing(self._timed(work())) as items:
+        """Stream the items of `work()`; permit and slot are held to the stream's end. Raises like `call`."""
+        told = _Told(self, correlation_id)
+        try:
+            while True:
+                items = self._attempt_stream(work)
+                try:
+                    first = await anext(items)
+                    break
+                except StopAsyncIteration:
+                    told.succeeded()
+                    return
+                except Exception as error:
+                    pause = self._pause(error, told)
+                await asyncio.sleep(pause)
+            async with aclosing(items):
+                yield first
                 async for item in items:
                     yield item
+        except BaseException as error:
+            told.failed(error)
+            raise
+        told.succeeded()
 
-    async def _timed(self, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Bound the wait for each item: by the first-item limit at first, by what is left of the total after it.
+    async def _attempt(self, work: Callable[[], Awaitable[T]]) -> T:
+        deadline = current()
+        permit = self.breaker.acquire()
+        if not self.bulkhead.try_acquire():
+            await self._queue(permit, deadline)
+        started = self._now()
+        end = started + self.policy.attempt.total_seconds_max
+        watch = self._watchdog.enter(end if deadline is None or end < deadline.at else deadline.at)
+        try:
+            result = await work()
+        except BaseException as error:
+            late = self._late(deadline, started) if self._watchdog.leave(watch, error) else None
+            self._settle(permit, late or error, deadline, started)
+            if late is not None:
+                raise late from error
+            raise
+        self._watchdog.leave(watch)
+        self.bulkhead.release(self._now() - started)
+        permit.success()
+        return result
+
+    async def _attempt_stream(self, work: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+        deadline = current()
+        permit = self.breaker.acquire()
+        if not self.bulkhead.try_acquire():
+            await self._queue(permit, deadline)
+        started = self._now()
+        try:
+            async with aclosing(work()) as source:
+                async for item in self._timed(source, permit, deadline, started):
+                    yield item
+        except BaseException as error:  # also GeneratorExit: whoever read it has had enough
+            self._settle(permit, error, deadline, started)
+            raise
+        self.bulkhead.release(self._now() - started)
+        permit.success()
+
+    async def _timed(
+        self, source: AsyncGenerator[T, None], permit: Permit, deadline: Deadline | None, started: float
+    ) -> AsyncGenerator[T, None]:
+        """Bound the wait for each item: the first, the next, and all of them together.
 
         The timeout stands around one step and never around a `yield`, where it would cancel whoever reads the stream.
         """
-        started = asyncio.get_running_loop().time()
-        end = started + self._attempt.total_seconds_max
-        deadline = min(end, started + self._attempt.first_seconds_max)
-        async with aclosing(source):
-            while True:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        item = await anext(source)
-                except StopAsyncIteration:
+        attempt = self.policy.attempt
+        end = min(started + attempt.total_seconds_max, inf if deadline is None else deadline.at)
+        at = min(end, started + attempt.first_seconds_max)
+        while True:
+            watch = self._watchdog.enter(at)
+            try:
+                item = await anext(source)
+            except BaseException as error:
+                if self._watchdog.leave(watch, error):
+                    raise self._late(deadline, started) from error
+                if isinstance(error, StopAsyncIteration):
                     return
-                except TimeoutError as timeout:
-                    raise self._late(deadline - started) from timeout
-                yield item
-                deadline = end
+                raise
+            self._watchdog.leave(watch)
+            permit.responded()
+            yield item
+            at = min(end, self._now() + attempt.between_seconds_max)
 
-    def _late(self, limit_seconds: float) -> DeadlineExceeded:
-        return DeadlineExceeded(f"{self.breaker.name} did not answer within {limit_seconds:g} s: try again")
-
-    @contextmanager
-    def _told(self, correlation_id: str) -> Iterator[None]:
-        """Tell the hook how the call ended."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        outcome: CallOutcome = "success"
-        error = ""
+    async def _queue(self, permit: Permit, deadline: Deadline | None) -> None:
+        """Wait for a slot. The wait is ours, so the call's speed is judged from its end."""
         try:
-            yield
-        except BaseException as raised:
-            outcome = "rejected" if isinstance(raised, BreakerOpen) else outcome_of(raised)
-            error = kind_of(raised)
+            await self.bulkhead.acquire(inf if deadline is None else deadline.at)
+        except BaseException:
+            permit.drop()
             raise
-        finally:
-            now = loop.time()
-            self._hook(CallFinished(now, correlation_id, self.breaker.name, outcome, error, now - started))
+        permit.admitted_at = self._now()
+
+    def _late(self, deadline: Deadline | None, started: float) -> DeadlineExceeded:
+        """Say what ran out: the attempt's own time, the turn's, or the caller's."""
+        now = self._now()
+        if deadline is None or now < deadline.at:
+            return DeadlineExceeded(f"{self.name} did not answer within {now - started:.3g} s: try again")
+        if deadline.ours:
+            return DeadlineExceeded(f"{self.name} did not answer within what was left of the turn: try again")
+        return DeadlineShortened(f"{self.name} did not answer within the time that the caller gave: give more")
+
+    def _settle(self, permit: Permit, error: BaseException, deadline: Deadline | None, started: float) -> None:
+        """Tell breaker and bulkhead how an attempt failed.
+
+        Where the turn's own timeout was quicker to cancel than the attempt's, it is the deadline all the same.
+        """
+        if isinstance(error, asyncio.CancelledError) and deadline is not None and self._now() >= deadline.at:
+            error = self._late(deadline, started)
+        permit.settle(error)
+        neutral = not isinstance(error, DeadlineExceeded) or isinstance(error, DeadlineShortened)
+        self.bulkhead.release(None if neutral else self._now() - started, dropped=not neutral)
+
+    def _pause(self, error: Exception, told: "_Told") -> float:
+        """Return how long to wait before the next attempt; raise `error` again where there will be none."""
+        retry = self.policy.retry
+        if told.attempts >= retry.attempts_max or not retriable(error):
+            raise error
+        seconds = backoff_seconds(retry, told.attempts, self._random, getattr(error, "retry_after_seconds", None))
+        deadline = current()
+        if (deadline is not None and self._now() + seconds >= deadline.at) or not self.budget.withdraw():
+            raise error
+        told.retried(error, seconds)
+        return seconds
+
+
+class _Told:
+    """What the hook is told of one call."""
+
+    __slots__ = ("_correlation_id", "_guard", "_started", "attempts")
+
+    def __init__(self, guard: Guard, correlation_id: str) -> None:
+        guard.budget.deposit()
+        self._guard = guard
+        self._correlation_id = correlation_id
+        self._started = guard._now()
+        self.attempts = 1
+
+    def retried(self, error: Exception, seconds: float) -> None:
+        self.attempts += 1
+        guard = self._guard
+        guard._hook(CallRetried(guard._now(), self._correlation_id, guard.name, self.attempts, seconds, kind_of(error)))
+
+    def hedged(self) -> None:
+        self.attempts += 1
+        self._guard._hook(CallHedged(self._guard._now(), self._correlation_id, self._guard.name))
+
+    def succeeded(self) -> None:
+        self._finish("success", "")
+
+    def failed(self, error: BaseException) -> None:
+        rejected = isinstance(error, (BreakerOpen, Overloaded))
+        self._finish("rejected" if rejected else self._guard.breaker.outcome_of(error), kind_of(error))
+
+    def _finish(self, outcome: CallOutcome, error: str) -> None:
+        guard = self._guard
+        now = guard._now()
+        guard._hook(
+            CallFinished(now, self._correlation_id, guard.name, outcome, error, now - self._started, self.attempts)
+        )
