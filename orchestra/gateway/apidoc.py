@@ -1,46 +1,73 @@
 """The OpenAPI document: what the routes take and give, read off the very structs that the code decodes and encodes."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 import msgspec
 from sanic import HTTPResponse, Sanic
 from sanic_ext import openapi
+from sanic_ext.extensions.openapi.types import Schema
 
 from orchestra import __version__
 from orchestra.gateway.problems import CONTENT_TYPE, Problem
 from orchestra.gateway.wire import JSON_TYPE
-from orchestra.model import ChatReply, ChatRequest
 
 _REF = "#/components/schemas/{name}"
-_DOCUMENTED = (ChatRequest, ChatReply, Problem)
+OPERATOR = "operator"
 
-Handler = Callable[..., Coroutine[Any, Any, HTTPResponse]]
+Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, HTTPResponse | None]])
 
 
-def turn_route(takes: type, gives: type, description: str) -> Callable[[Handler], Handler]:
-    """Decorate a route with the structs that its body and its answer are; its errors are problems, as everywhere."""
+def route(
+    gives: type, description: str, *, takes: type | None = None, also: str | None = None, operator: bool = False
+) -> Callable[[Handler], Handler]:
+    """Decorate a route with what it takes and gives; its errors are problems, as everywhere.
+
+    Parameters
+    ----------
+    gives, takes : type
+        The structs that its answer and its body are.
+    description : str
+        Of the answer.
+    also : str, optional
+        Another media type of the answer, for those who ask for it.
+    operator : bool
+        Whether only an operator may ask.
+    """
+    content: dict[str, Any] = {JSON_TYPE: _ref(gives)} | ({also: {"type": "string"}} if also else {})
 
     def decorate(handler: Handler) -> Handler:
-        openapi.response(200, {JSON_TYPE: _ref(gives)}, description)(handler)
+        openapi.response(200, content, description)(handler)
         openapi.response("default", {CONTENT_TYPE: _ref(Problem)}, "What went wrong")(handler)
-        return openapi.body({JSON_TYPE: {"schema": _ref(takes)}}, required=True)(handler)
+        if operator:
+            openapi.secured(OPERATOR)(handler)
+        return openapi.body({JSON_TYPE: {"schema": _ref(takes)}}, required=True)(handler) if takes else handler
 
     return decorate
+
+
+def parameter(name: str, description: str, *, location: str = "query", **schema: Any) -> Callable[[Handler], Handler]:
+    """Decorate a route with an optional parameter, whose type and bounds are `schema`."""
+    declared = Schema(**schema)  # type: ignore[no-untyped-call]
+    decorated: Callable[[Handler], Handler] = openapi.parameter(
+        name, declared, location, description=description, required=False
+    )
+    return decorated
 
 
 def _ref(model: type) -> dict[str, str]:
     return {"$ref": _REF.format(name=model.__name__)}
 
 
-def describe(app: Sanic[Any, Any]) -> None:
-    """Give the app's OpenAPI document its head and its schemas."""
+def describe(app: Sanic[Any, Any], models: Iterable[type]) -> None:
+    """Give the app's OpenAPI document its head, its schemas (`models` and what they hold), and how operators log in."""
     app.ext.openapi.describe(
         "AI Orchestra",
         version=__version__,
         description="A chat orchestrator that can be rehearsed. Errors are problem details (RFC 9457).",
     )
-    _, schemas = msgspec.json.schema_components(_DOCUMENTED, ref_template=_REF)
+    app.ext.openapi.add_security_scheme(OPERATOR, "http", scheme="bearer", description="The setting operator_key.")
+    _, schemas = msgspec.json.schema_components((Problem, *models), ref_template=_REF)
     for name, schema in schemas.items():
         app.ext.openapi.add_component("schemas", name, _as_openapi_3_0(schema))
 

@@ -5,7 +5,6 @@ comes in as `opener`.
 """
 
 import asyncio
-import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from sanic.response import BaseHTTPResponse
 from orchestra import limits
 from orchestra.config import Settings
 from orchestra.container import DIContainer
-from orchestra.errors import unforeseen
-from orchestra.events import Lifecycle, RequestFinished, UnexpectedError
-from orchestra.gateway import apidoc, http, probes
-from orchestra.gateway.problems import problem_response, translated
-from orchestra.gateway.tracing import correlation_id_of, trace_of
+from orchestra.events import Lifecycle
+from orchestra.gateway import apidoc, history, http, operators, probes, status
+from orchestra.gateway.passage import error_of, identify, tell_finished
+from orchestra.gateway.problems import problem_response
 from orchestra.ports import Ports
-from orchestra.telemetry import correlation
+from orchestra.resilience.monitor import HealthMonitor
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,9 @@ class Service:
     ports: Ports
     metrics_page: Callable[[], bytes]
 
+
+DOORS = (http, history, status, operators)
+"""Where users and operators come in, as the OpenAPI document describes them."""
 
 App = Sanic[Config, SimpleNamespace]
 Opener = Callable[[], AbstractAsyncContextManager[Service]]
@@ -55,8 +56,9 @@ def create_app(name: str, settings: Settings, opener: Opener) -> App:
     """
     app: App = Sanic(name, error_handler=ProblemHandler(), configure_logging=False)
     _configure(app, settings)
-    apidoc.describe(app)
-    http.add_routes(app)
+    apidoc.describe(app, (model for each in DOORS for model in each.DOCUMENTED))
+    for each in DOORS:
+        each.add_routes(app)
     probes.add_routes(app)
     _add_lifecycle(app, opener)
     app.register_middleware(_arrive, "request")
@@ -80,6 +82,7 @@ def _add_lifecycle(app: App, opener: Opener) -> None:
     async def start(app: App) -> None:
         app.ctx.opened = opener()
         app.ctx.service = await app.ctx.opened.__aenter__()
+        await app.ctx.service.container.resolve(HealthMonitor)  # looks at health from now on, also without traffic
         _tell(app, "up")
 
     async def stop(app: App) -> None:
@@ -95,49 +98,22 @@ def _tell(app: App, state: str) -> None:
 
 
 async def _arrive(request: Request) -> None:
-    _identify(request)
-
-
-def _identify(request: Request) -> None:
-    """Give the request its ids, once: those of the caller where they are well formed, else new ones."""
-    if hasattr(request.ctx, "trace"):
-        return
-    entropy = request.app.ctx.service.ports.entropy
-    request.ctx.started = asyncio.get_running_loop().time()
-    request.ctx.correlation_id = correlation_id_of(request.headers, entropy)
-    correlation.set(request.ctx.correlation_id)  # for lines that libraries log
-    request.ctx.trace = trace_of(request.headers, entropy)
+    identify(request)
 
 
 async def _depart(request: Request, response: BaseHTTPResponse) -> None:
-    """Return the ids, and tell the hook."""
-    _identify(request)  # it has none where it was refused before it was routed
+    """Return the ids, and tell the hook unless the answer has only begun."""
+    identify(request)  # it has none where it was refused before it was routed
     response.headers["X-Request-ID"] = request.ctx.correlation_id
     response.headers["traceparent"] = request.ctx.trace.traceparent
-    now = asyncio.get_running_loop().time()
-    request.app.ctx.service.ports.hook(
-        RequestFinished(
-            at=now,
-            correlation_id=request.ctx.correlation_id,
-            method=request.method or "",
-            route=f"/{request.route.path}" if request.route else "",
-            status=response.status,
-            seconds=now - request.ctx.started,
-        )
-    )
+    if not request.ctx.streams:
+        tell_finished(request, response.status)
 
 
 class ProblemHandler(ErrorHandler):
-    """Answers every error, ours and Sanic's, with a problem; a defect goes to the hook with its traceback."""
+    """Answers every error, ours and Sanic's, with a problem."""
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """Answer `exception`."""
-        service: Service = request.app.ctx.service
-        _identify(request)
-        error = translated(exception)
-        if error is None:
-            at = asyncio.get_running_loop().time()
-            text = "".join(traceback.format_exception(exception))
-            service.ports.hook(UnexpectedError(at, request.ctx.correlation_id, "gateway", text))
-            error = unforeseen()
-        return problem_response(error, request.ctx.correlation_id)
+        identify(request)
+        return problem_response(error_of(request, exception), request.ctx.correlation_id)

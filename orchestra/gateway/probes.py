@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
@@ -11,7 +10,7 @@ from sanic_ext import openapi
 from orchestra.chat.stores import StoreCalls
 from orchestra.config import Settings
 from orchestra.errors import OrchestraError, StoreUnavailable
-from orchestra.gateway.wire import JSON_TYPE
+from orchestra.gateway.wire import json_response
 from orchestra.ports import Ports
 
 
@@ -25,7 +24,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 @openapi.summary("Is the process alive?")
 async def livez(_request: Request) -> HTTPResponse:
     """Answer 200 as long as the process can answer at all; stores play no part, a restart would not mend them."""
-    return _json({"status": "alive"})
+    return json_response({"status": "alive"})
 
 
 @openapi.summary("Can the service take turns?")
@@ -49,14 +48,10 @@ async def readyz(request: Request) -> HTTPResponse:
             raise answer
     if down:
         raise StoreUnavailable(f"no answer from the store of {' and '.join(down)}: see the log", retry_after_seconds=1)
-    return _json({"status": "ready", "stores": dict.fromkeys(pings, "up")})
+    return json_response({"status": "ready", "stores": dict.fromkeys(pings, "up")})
 
 
 @openapi.summary("Metrics in the Prometheus text format")
 async def metrics(request: Request) -> HTTPResponse:
     """Return the metrics of this worker."""
     return HTTPResponse(request.app.ctx.service.metrics_page(), content_type=CONTENT_TYPE_LATEST)
-
-
-def _json(value: object) -> HTTPResponse:
-    return HTTPResponse(msgspec.json.encode(value), content_type=JSON_TYPE)

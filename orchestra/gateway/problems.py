@@ -34,12 +34,12 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: float | None = None
 
 
-def problem_response(error: OrchestraError, correlation_id: str) -> HTTPResponse:
-    """Return `error` as a response; every 503 carries Retry-After."""
+def problem_of(error: OrchestraError, correlation_id: str) -> Problem:
+    """Return `error` as clients see it; every 429 and 503 says when to try again."""
     retry_after_seconds = error.retry_after_seconds
     if retry_after_seconds is None and error.status in {429, 503}:
         retry_after_seconds = 1.0
-    problem = Problem(
+    return Problem(
         type=TYPE_PREFIX + error.kind,
         title=error.title,
         status=error.status,
@@ -48,11 +48,20 @@ def problem_response(error: OrchestraError, correlation_id: str) -> HTTPResponse
         field=error.field,
         retry_after_seconds=None if retry_after_seconds is None else round(retry_after_seconds, 3),
     )
-    headers = {} if retry_after_seconds is None else {"Retry-After": str(max(1, math.ceil(retry_after_seconds)))}
+
+
+def problem_response(error: OrchestraError, correlation_id: str) -> HTTPResponse:
+    """Return `error` as a response, with the headers that belong to its status."""
+    problem = problem_of(error, correlation_id)
+    headers = {}
+    if problem.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_seconds)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
     return HTTPResponse(msgspec.json.encode(problem), error.status, headers, CONTENT_TYPE)
 
 
-def translated(error: Exception) -> OrchestraError | None:
+def translated(error: BaseException) -> OrchestraError | None:
     """Translate what Sanic raises itself; None where the error is nobody's plan."""
     if isinstance(error, OrchestraError):
         return error

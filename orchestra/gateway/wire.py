@@ -2,9 +2,11 @@
 
 import json
 import re
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
+from sanic import HTTPResponse
 
 from orchestra.errors import InvalidRequest, UnsupportedMediaType
 
@@ -41,6 +43,11 @@ def decoded(body: bytes, content_type: str | None, into: type[T]) -> T:
         raise InvalidRequest(_fault(body, error), field="$") from error
 
 
+def json_response(value: object, headers: Mapping[str, str] | None = None) -> HTTPResponse:
+    """Return `value` as the response of a request that went well."""
+    return HTTPResponse(msgspec.json.encode(value), headers=dict(headers or {}), content_type=JSON_TYPE)
+
+
 _PLACE = re.compile(r" - at `(\$[\w.\[\]]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `([\w\-]{1,64})`")
 
@@ -54,10 +61,18 @@ def _field(reason: str) -> str:
 
 
 def _shape(into: type) -> str:
-    fields = ", ".join(
-        each.name if each.required else f"{each.name} (optional)" for each in msgspec.structs.fields(into)
-    )
+    fields = ", ".join(_described(each) for each in msgspec.structs.fields(into))
     return f"the body is one flat JSON object with the fields {fields}"
+
+
+def _described(field: msgspec.structs.FieldInfo) -> str:
+    words = [] if field.required else ["optional"]
+    words += [" or ".join(get_args(each)) for each in _alternatives(field.type) if get_origin(each) is Literal]
+    return f"{field.name} ({': '.join(words)})" if words else field.name
+
+
+def _alternatives(declared: Any) -> tuple[Any, ...]:
+    return (declared,) if get_origin(declared) is Literal else get_args(declared)
 
 
 def _fault(body: bytes, error: Exception) -> str:

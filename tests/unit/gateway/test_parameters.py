@@ -1,0 +1,85 @@
+"""What a request says outside its body."""
+
+import pytest
+from multidict import CIMultiDict
+
+from orchestra.errors import InvalidRequest
+from orchestra.gateway.parameters import refuse_unknown, timeout_seconds, wants_events, whole_number
+
+
+def headers(**values: str) -> "CIMultiDict[str]":
+    return CIMultiDict({name.replace("_", "-"): value for name, value in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("2.5", 2.5), ("0.001", 0.001), ("1", 1.0), ("3600", 3600.0), ("3600.0", 3600.0)]
+)
+def test_a_timeout_is_read(given: str, seconds: float) -> None:
+    assert timeout_seconds(headers(x_request_timeout=given)) == seconds
+
+
+def test_no_timeout_is_none() -> None:
+    assert timeout_seconds(headers()) is None
+
+
+@pytest.mark.parametrize(
+    "given", ["", "0", "0.0", "-1", "+1", "3600.1", "1e3", "nan", "inf", "1 s", "٣", ".5", "5.", "9" * 400, "1,2"]
+)
+def test_a_bad_timeout_is_refused_by_its_header(given: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"send seconds above 0 and up to 3600, such as 2\.5") as caught:
+        timeout_seconds(headers(x_request_timeout=given))
+    assert caught.value.field == "X-Request-Timeout"
+    assert len(caught.value.detail) < 200
+
+
+def test_two_timeouts_are_none() -> None:
+    with pytest.raises(InvalidRequest, match="'1, 2'"):
+        timeout_seconds(CIMultiDict([("X-Request-Timeout", "1"), ("x-request-timeout", "2")]))
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream;charset=utf-8", True),
+        ("application/json, text/event-stream", True),
+        ("*/*", False),
+        ("text/*", False),
+        ("application/json", False),
+        ("text/event-streams", False),
+        ("", False),
+    ],
+)
+def test_events_are_asked_for_by_name(accept: str, wanted: bool) -> None:
+    assert wants_events(headers(accept=accept)) is wanted
+    assert not wants_events(headers())
+
+
+@pytest.mark.parametrize(("given", "number"), [("1", 1), ("100", 100), ("007", 7)])
+def test_a_whole_number_is_read(given: str, number: int) -> None:
+    assert whole_number({"limit": [given]}, "limit", default=9, least=1, most=100) == number
+
+
+def test_a_missing_number_is_its_default() -> None:
+    assert whole_number({}, "limit", default=9, least=1, most=100) == 9
+
+
+@pytest.mark.parametrize("given", ["", "0", "101", "-1", "+5", "1.0", "x", "٣", " 1", "9" * 5000])
+def test_a_bad_number_is_refused_by_its_name(given: str) -> None:
+    with pytest.raises(InvalidRequest, match="send a whole number from 1 to 100, or leave it out") as caught:
+        whole_number({"limit": [given]}, "limit", default=9, least=1, most=100)
+    assert caught.value.field == "limit"
+    assert len(caught.value.detail) < 200
+
+
+def test_unknown_and_repeated_parameters_are_refused_by_name() -> None:
+    refuse_unknown({"after": ["1"]}, ("after", "limit"))
+    with pytest.raises(InvalidRequest, match="there is no parameter 'page': use after and limit") as caught:
+        refuse_unknown({"page": ["1"]}, ("after", "limit"))
+    assert caught.value.field == "page"
+    with pytest.raises(InvalidRequest, match="limit is there 2 times: send it once") as caught:
+        refuse_unknown({"limit": ["1", "2"]}, ("after", "limit"))
+    assert caught.value.field == "limit"
+    with pytest.raises(InvalidRequest) as caught:
+        refuse_unknown({"p" * 5000: ["1"]}, ("after", "limit"))
+    assert len(caught.value.detail) < 200

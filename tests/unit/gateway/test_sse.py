@@ -1,0 +1,278 @@
+"""A turn's answer in pieces: what comes when, how it ends, and what a reader that leaves or lags costs."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from orchestra.errors import ProviderFailed
+from orchestra.events import RequestFinished, TurnFinished, UnexpectedError
+from orchestra.gateway import sse
+from orchestra.gateway.sse import KEEP_ALIVE_SECONDS
+from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
+from orchestra.resilience.degradation import Degradation, Level
+from sim.asgi import Response, call
+
+CHAT = "/chat/v2/chat"
+ONCE = {"guards": {"unified": {"retry": {"attempts_max": 1}, "fallbacks": ()}}}
+
+
+def script(*steps: float | str | Exception, end: bool = True) -> Any:
+    """Make a provider's script: seconds to wait, texts to say, or an error to end with."""
+
+    async def said(_prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        for step in steps:
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            elif isinstance(step, str):
+                yield Delta(step)
+            else:
+                raise step
+        if end:
+            yield Finish("stop", "scripted", Usage(3, 2))
+
+    return said
+
+
+def events(answer: Response) -> list[tuple[float, str, Any]]:
+    """Parse the stream: when each event came (to the tenth of a second), its name, its data."""
+    found = []
+    for at, piece in answer.chunks:
+        assert piece.endswith(b"\n\n")  # an event is written whole
+        for block in piece.decode().removesuffix("\n\n").split("\n\n"):
+            if block.startswith(":"):
+                found.append((round(at, 1), block, None))
+                continue
+            name, data = block.split("\n")
+            found.append((round(at, 1), name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def test_each_piece_comes_as_it_is_said_and_the_reply_last(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, X_Request_ID="mine")
+        assert answer.status == 200
+        assert answer.header("Content-Type") == "text/event-stream"
+        assert answer.header("Cache-Control") == "no-store"
+        assert answer.header("X-Accel-Buffering") == "no"
+        assert answer.header("X-Request-ID") == "mine"
+        assert answer.header("traceparent")
+        assert answer.complete
+        *pieces, (_, last, reply) = events(answer)
+        assert pieces == [(1.0, "delta", {"text": "Good\nday"}), (3.0, "delta", {"text": " to you, Zoë"})]
+        assert last == "done"
+        assert reply["reply"] == "Good\nday to you, Zoë"
+        assert (reply["correlation_id"], reply["degraded"], reply["usage"]["prompt_tokens"]) == ("mine", [], 3)
+        (turn,) = await client.service.ports.conversations.turns(reply["session_id"])
+        assert turn.reply == "Good\nday to you, Zoë"
+        (finished,) = client.told(RequestFinished)
+        assert (finished.status, finished.route, round(finished.seconds, 1)) == (200, CHAT, 3.0)
+        assert client.events.index(finished) > client.events.index(client.told(TurnFinished)[0])
+
+    visit(story, script(1.0, "Good\nday", 2.0, " to you, Zoë"))
+
+
+def test_a_header_asks_for_a_stream_too(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        answer = await client.ask("POST", CHAT, {"message": "hello"}, Accept="text/event-stream")
+        assert [name for _, name, _ in events(answer)] == ["delta", "done"]
+        plain = await client.ask("POST", CHAT, {"message": "hello"}, Accept="*/*")
+        assert plain.header("Content-Type") == "application/json"
+        assert json.loads(plain.body)["reply"] == "hi"
+
+    visit(story, script("hi"))
+
+
+def test_a_silent_turn_is_kept_alive_before_and_between_its_pieces(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        heard = []
+        answer = await call(
+            client.app,
+            "POST",
+            CHAT,
+            {"Content-Type": "application/json"},
+            b'{"message": "hello", "stream": true}',
+            on_chunk=lambda piece: heard.append(asyncio.get_running_loop().time()),
+        )
+        told = events(answer)
+        assert [(at, name) for at, name, _ in told] == [
+            (15.0, ": keep-alive"),
+            (18.0, "delta"),
+            (33.0, ": keep-alive"),
+            (34.0, "delta"),
+            (34.0, "done"),
+        ]
+        assert round(heard[0], 1) == KEEP_ALIVE_SECONDS  # and with it the headers
+
+    slow = {"attempt": {"first_seconds_max": 60, "between_seconds_max": 60, "total_seconds_max": 60}}
+    visit(story, script(18.0, "a", 16.0, "b"), guards={"unified": slow})
+
+
+def test_an_error_before_the_first_piece_is_an_ordinary_problem(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
+        assert answer.status == 502
+        assert answer.header("Content-Type") == "application/problem+json"
+        assert len(client.told(RequestFinished)) == 1
+        refused = await client.ask("POST", CHAT, {"message": " ", "stream": True})
+        assert refused.status == 400
+        assert json.loads(refused.body)["field"] == "$.message"
+
+    visit(story, script(1.0, ProviderFailed("it broke")), **ONCE)
+
+
+def test_an_error_after_it_is_the_last_event(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, X_Request_ID="mine")
+        assert answer.status == 200
+        assert answer.complete
+        (_, first, _), (_, last, problem) = events(answer)
+        assert (first, last) == ("delta", "error")
+        assert problem["type"] == "urn:ai-orchestra:problem:provider-failed"
+        assert (problem["status"], problem["correlation_id"]) == (502, "mine")
+
+    visit(story, script("half an", 1.0, ProviderFailed("it broke")), **ONCE)
+
+
+def test_a_defect_is_told_to_the_log_and_not_to_the_client(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(client: Any) -> None:
+        async def defect(*_: Any, sink: Any, **__: Any) -> None:
+            await sink("half an")
+            raise LookupError("a secret")
+
+        orchestrator = await client.resolve(sse_orchestrator())
+        monkeypatch.setattr(orchestrator, "handle_chat", defect)
+        answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
+        (_, _, _), (_, last, problem) = events(answer)
+        assert (last, problem["status"]) == ("error", 500)
+        assert "secret" not in answer.text
+        (told,) = client.told(UnexpectedError)
+        assert "a secret" in told.traceback
+
+    visit(story, script("hi"))
+
+
+def sse_orchestrator() -> type:
+    from orchestra.chat.orchestrator import ChatOrchestrator
+
+    return ChatOrchestrator
+
+
+def test_where_the_level_allows_no_streaming_the_answer_is_whole(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        (await client.resolve(Degradation)).latch(Level.ESSENTIAL, "test")
+        answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
+        assert answer.status == 200
+        assert answer.header("Content-Type") == "application/json"
+        reply = json.loads(answer.body)
+        assert reply["reply"] == "good day"
+        assert "streaming" in reply["degraded"]
+        assert len(client.told(RequestFinished)) == 1
+
+    visit(story, script("good", 2.0, " day"))
+
+
+def test_whole_after_a_keep_alive_is_the_done_event(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        (await client.resolve(Degradation)).latch(Level.ESSENTIAL, "test")
+        answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
+        told = events(answer)
+        assert [(at, name) for at, name, _ in told] == [(15.0, ": keep-alive"), (16.0, "done")]
+        assert told[-1][2]["degraded"].count("streaming") == 1
+
+    visit(story, script(16.0, "good day"))
+
+
+def test_maintenance_is_a_plain_503(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        (await client.resolve(Degradation)).latch(Level.MAINTENANCE, "test")
+        answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
+        assert answer.status == 503
+        assert int(answer.header("Retry-After")) >= 1
+        problem = json.loads(answer.body)
+        assert problem["type"] == "urn:ai-orchestra:problem:maintenance"
+        assert problem["retry_after_seconds"] >= 1
+
+    visit(story, script("hi"))
+
+
+@pytest.mark.parametrize("leaves_after", [0.5, 1.5, 16.0], ids=["before the first piece", "mid-stream", "kept alive"])
+def test_a_client_that_goes_away_ends_the_turn_and_the_providers_call(visit: Any, leaves_after: float) -> None:
+    async def story(client: Any) -> None:
+        body = b'{"message": "hello", "stream": true}'
+        headers = {"Content-Type": "application/json"}
+        answer = await call(client.app, "POST", CHAT, headers, body, disconnect_after_s=leaves_after)
+        assert not answer.complete
+        await asyncio.sleep(0.1)
+        assert client.provider.running == 0
+        (finished,) = client.told(TurnFinished)
+        assert (finished.outcome, finished.error) == ("failed", "cancelled")
+        assert client.told(UnexpectedError) == []
+
+    visit(story, script(1.0, "one", 19.0, "two", 19.0))
+
+
+def test_a_reader_that_lags_holds_the_turn_back(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many pieces wait as the bound says, then the provider is not read on; and all of them come in order."""
+
+    async def story(client: Any) -> None:
+        gate = asyncio.Event()
+        received = bytearray()
+
+        async def send(message: Any) -> None:
+            received.extend(message.get("body", b""))
+            await gate.wait()  # as the transport's flow control does: the socket is full
+
+        inbox = [{"type": "http.request", "body": b'{"message": "hello", "stream": true}', "more_body": False}]
+
+        async def receive() -> Any:
+            return inbox.pop()
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": CHAT,
+            "raw_path": CHAT.encode(),
+            "query_string": b"",
+            "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
+            "client": ("203.0.113.1", 1),
+            "server": ("x", 80),
+        }
+        task = asyncio.ensure_future(client.app(scope, receive, send))
+        await asyncio.sleep(10)
+        assert client.provider.said == 2 + 4  # one with the socket, one that cannot be put, and the waiting
+        gate.set()
+        await task
+        texts = [json.loads(line[6:]).get("text") for line in received.decode().splitlines() if line[:5] == "data:"]
+        assert texts == [str(number) for number in range(50)] + [None]
+
+    monkeypatch.setattr(sse, "PIECES_WAITING_MAX", 4)
+    visit(story, script(*(str(number) for number in range(50))))
+
+
+def test_a_callers_time_is_the_turns_deadline(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        late = await client.ask("POST", CHAT, {"message": "hello"}, X_Request_Timeout="2.5")
+        assert late.status == 504
+        assert round(asyncio.get_running_loop().time(), 1) == 2.5
+        enough = await client.ask("POST", CHAT, {"message": "hello"}, X_Request_Timeout="3.5")
+        assert enough.status == 200
+        streamed = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, X_Request_Timeout="2.5")
+        assert [name for _, name, _ in events(streamed)] == ["delta", "error"]
+        assert events(streamed)[-1][2]["status"] == 504
+
+    visit(story, script(1.0, "a", 2.0, "b"), **ONCE)
+
+
+def test_a_bad_timeout_is_refused_by_its_header(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        answer = await client.ask("POST", CHAT, {"message": "hello"}, X_Request_Timeout="soon")
+        assert answer.status == 400
+        assert json.loads(answer.body)["field"] == "X-Request-Timeout"
+
+    visit(story, script("hi"))
