@@ -17,7 +17,6 @@ from orchestra.errors import (
     Maintenance,
     OrchestraError,
     Overloaded,
-    ProviderFailed,
     ShuttingDown,
     kind_of,
     unforeseen,
@@ -42,6 +41,7 @@ from orchestra.security.validation import validate
 SHED = (BreakerOpen, FeatureOff, Maintenance, Overloaded, ShuttingDown)
 """Errors that protect the service or a dependency: a turn that ends with one was shed, it did not fail."""
 
+BACKSTOP_SECONDS = 0.1
 STREAMING = str(Feature.STREAMING)
 
 Sink = Callable[[str], Awaitable[None]]
@@ -188,7 +188,7 @@ class ChatOrchestrator:
         return Task(task.correlation_id, task.message, task.session, recalled[0] if recalled else ())
 
     async def _execute(self, engine: Engine, task: Task, progress: Progress, sink: Sink | None) -> tuple[str, Finish]:
-        """Collect the engine's answer, and pass it on as it comes. One that ends without `Finish` was cut off."""
+        """Collect the engine's answer, and pass it on as it comes."""
         progress.engine = engine.name
         if sink is not None and not self._degradation.allows(Feature.STREAMING):
             progress.without(STREAMING)
@@ -207,8 +207,7 @@ class ChatOrchestrator:
                     progress.engine = chunk.engine
                 elif isinstance(chunk, Finish):
                     progress.finish = chunk
-        if progress.finish is None:
-            raise ProviderFailed(f"the answer of {engine.name} was cut off: try again")
+        assert progress.finish is not None, f"the answer of {progress.engine} has no end"
         return "".join(parts), progress.finish
 
     def _aggregate(self, task: Task, text: str, finish: Finish, progress: Progress) -> Turn:
@@ -251,10 +250,15 @@ class ChatOrchestrator:
 
     @asynccontextmanager
     async def _timed(self, seconds_max: float | None) -> AsyncIterator[None]:
-        """Bound the turn: by its deadline for all that is guarded, and by a timeout for what is not."""
+        """Bound the turn: by its deadline for all that is guarded, and a moment later by a timeout for what is not.
+
+        At the same moment, the timeout would cancel a guarded call that its guard is about to end with an error that
+        says who was too slow.
+        """
         own = self._limits.seconds_max
-        with deadline_within(own), deadline_within(own if seconds_max is None else seconds_max, ours=False):
-            async with asyncio.timeout(own if seconds_max is None else min(own, seconds_max)):
+        asked = own if seconds_max is None else seconds_max
+        with deadline_within(own), deadline_within(asked, ours=False):
+            async with asyncio.timeout(min(own, asked) + BACKSTOP_SECONDS):
                 yield
 
     @contextmanager

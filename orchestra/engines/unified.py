@@ -1,9 +1,11 @@
 """The unified orchestrator: one provider answers from the session's history and what memory recalled."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from orchestra.engines.engine import Task
-from orchestra.model import Chunk, Message, Prompt
+from orchestra.errors import ProviderFailed
+from orchestra.model import Chunk, Finish, Message, Prompt
 from orchestra.ports import Provider
 
 
@@ -14,7 +16,19 @@ class UnifiedOrchestrator:
         self.name = name
         self._provider = provider
 
-    def answer(self, task: Task) -> AsyncGenerator[Chunk, None]:
-        """Stream the provider's answer to the session's history and the new message."""
+    async def answer(self, task: Task) -> AsyncGenerator[Chunk, None]:
+        """Stream the provider's answer to the session's history and the new message.
+
+        Raises
+        ------
+        ProviderFailed
+            The answer ended without a `Finish`: it was cut off.
+        """
         messages = (*task.session.messages, Message("user", task.message))
-        return self._provider.complete(Prompt(messages, task.recalled))
+        finished = False
+        async with aclosing(self._provider.complete(Prompt(messages, task.recalled))) as chunks:
+            async for chunk in chunks:
+                finished = isinstance(chunk, Finish)
+                yield chunk
+        if not finished:
+            raise ProviderFailed(f"the answer of {self.name} was cut off: try again")

@@ -11,12 +11,15 @@ import pytest
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess import InProcessFleet, InProcessMemories
-from orchestra.chat.orchestrator import ChatOrchestrator
+from orchestra.adapters.offline import OfflineProvider
+from orchestra.chat.orchestrator import ChatOrchestrator, Sink
 from orchestra.config import Settings
+from orchestra.engines.apology import TEXT
 from orchestra.errors import (
     BreakerOpen,
     DeadlineExceeded,
     InvalidRequest,
+    Maintenance,
     OrchestraError,
     Overloaded,
     PayloadTooLarge,
@@ -24,9 +27,22 @@ from orchestra.errors import (
     SessionUnknown,
     StoreUnavailable,
 )
-from orchestra.events import BreakerChanged, CallFinished, Event, TurnFinished, TurnStarted, UnexpectedError
+from orchestra.events import (
+    BreakerChanged,
+    CallFinished,
+    CallRetried,
+    Event,
+    FellBack,
+    LevelChanged,
+    StoreFinished,
+    TurnFinished,
+    TurnStarted,
+    UnexpectedError,
+)
 from orchestra.model import ChatReply, ChatRequest, Chunk, Delta, Finish, Prompt, Recollection
 from orchestra.ports import MemoryStore, Ports, Provider
+from orchestra.resilience.degradation import Degradation, Level
+from orchestra.resilience.monitor import HealthMonitor
 from sim import loop
 from sim.clock import SimClock
 from sim.distributions import Constant
@@ -41,6 +57,8 @@ PROVIDER = ProviderModel(
     capacity=4, first_token=Constant(1.0), per_prompt_token=Constant(0.0), per_token=Constant(0.1), failure_rate=0.0
 )
 FOREVER = {"at": 0.0, "lasts": 3600.0}
+BARE = {"unified": {"fallbacks": (), "retry": {"attempts_max": 1}, "breaker": {"failures_max": 3}}}
+"""Guards in which every failure of the provider comes out at once."""
 
 
 class House:
@@ -51,6 +69,7 @@ class House:
         env: loop.SimEnvironment,
         provider: Provider | None = None,
         memories: MemoryStore | None = None,
+        alternate: Provider | None = None,
         **settings: Any,
     ) -> None:
         self.env = env
@@ -74,13 +93,27 @@ class House:
             provider=provider or self.provider,
             hook=self.events.append,
             fleet=InProcessFleet(clock),
+            alternate=alternate,
+            offline=OfflineProvider(),
         )
         self.container = compose.build(self.ports, Settings(**settings))
 
-    async def say(self, message: str, **more: str) -> ChatReply:
+    async def say(
+        self, message: str, *, seconds_max: float | None = None, sink: Sink | None = None, **more: str
+    ) -> ChatReply:
         async with self.container.create_scope() as scope:
             orchestrator = await scope.resolve(ChatOrchestrator)
-            return await orchestrator.handle_chat(ChatRequest(message, **more))
+            return await orchestrator.handle_chat(ChatRequest(message, **more), seconds_max=seconds_max, sink=sink)
+
+    async def latch(self, level: Level) -> None:
+        (await self.container.resolve(Degradation)).latch(level, "test")
+
+    async def fail(self) -> None:
+        raise ProviderFailed("test")
+
+    @property
+    def levels(self) -> list[str]:
+        return [change.after for change in self.told(LevelChanged)]
 
     def told(self, kind: type[T]) -> list[T]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -110,7 +143,7 @@ def rehearsed(
     loop.run(lived(), env=env)
     assert house.provider.busy == house.provider.queued == 0
     assert len(house.told(TurnStarted)) == len(
-        [each for each in house.told(TurnFinished) if each.error != "overloaded"]
+        [each for each in house.told(TurnFinished) if each.error not in ("overloaded", "maintenance")]
     )
 
 
@@ -193,11 +226,11 @@ def test_a_failing_provider_opens_its_breaker_and_then_turns_are_shed() -> None:
         with pytest.raises(BreakerOpen) as rejection:
             await house.say("hello")
         assert house.env.now - before < 0.1
-        assert rejection.value.retry_after_seconds == pytest.approx(15, abs=1)
+        assert rejection.value.retry_after_seconds == pytest.approx(5, abs=1)
         assert house.outcomes == [("failed", "provider-failed")] * 3 + [("shed", "breaker-open")]
         assert [(change.breaker, change.after) for change in house.told(BreakerChanged)] == [("unified", "OPEN")]
 
-    rehearsed(story, ProviderFailing(**FOREVER, rate=1.0), breaker_failures_max=3)
+    rehearsed(story, ProviderFailing(**FOREVER, rate=1.0), guards=BARE)
 
 
 def test_an_open_breaker_closes_once_the_provider_is_well() -> None:
@@ -206,12 +239,12 @@ def test_an_open_breaker_closes_once_the_provider_is_well() -> None:
             for _ in range(3):
                 with pytest.raises(ProviderFailed):
                     await house.say("hello")
-        await asyncio.sleep(15)
+        await asyncio.sleep(6)
         for _ in range(2):
             await house.say("hello")
         assert [change.after for change in house.told(BreakerChanged)] == ["OPEN", "HALF_OPEN", "CLOSED"]
 
-    rehearsed(story, breaker_failures_max=3)
+    rehearsed(story, guards=BARE)
 
 
 def test_a_provider_that_gives_no_first_token_in_time_has_failed() -> None:
@@ -222,25 +255,215 @@ def test_a_provider_that_gives_no_first_token_in_time_has_failed() -> None:
         (call,) = (call for call in house.told(CallFinished) if call.target == "unified")
         assert (call.outcome, call.error) == ("failure", "deadline-exceeded")
 
-    rehearsed(story, ProviderSlow(**FOREVER, factor=30))
+    rehearsed(story, ProviderSlow(**FOREVER, factor=30), guards=BARE)
 
 
-def test_a_turn_ends_at_its_own_deadline() -> None:
+@pytest.mark.parametrize(("seconds_max", "outcome"), [(None, "failure"), (2.0, "dropped")])
+def test_a_turn_ends_at_its_own_deadline_or_at_its_callers(seconds_max: float | None, outcome: str) -> None:
     async def story(house: House) -> None:
-        with pytest.raises(DeadlineExceeded, match="the turn took longer"):
-            await house.say("hello")
-        assert house.env.now == pytest.approx(3, abs=0.1)
+        with pytest.raises(DeadlineExceeded):
+            await house.say("hello", seconds_max=seconds_max)
+        assert house.env.now == pytest.approx(seconds_max or 3, abs=0.1)
         (call,) = (call for call in house.told(CallFinished) if call.target == "unified")
-        assert call.outcome == "dropped"
+        assert (call.outcome, call.error) == (outcome, "deadline-exceeded"), "what a caller shortens says nothing"
+        assert house.outcomes == [("failed", "deadline-exceeded")]
+
+    rehearsed(story, ProviderSlow(**FOREVER, factor=30), turn_seconds_max=3, store_seconds_max=3)
+
+
+def test_a_caller_cannot_lengthen_the_turn() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await house.say("hello", seconds_max=60)
+        assert house.env.now == pytest.approx(3, abs=0.1)
+        assert [call.outcome for call in house.told(CallFinished) if call.target == "unified"] == ["failure"]
+
+    rehearsed(story, ProviderSlow(**FOREVER, factor=30), turn_seconds_max=3, store_seconds_max=3)
+
+
+# --- the flow of the "Error Handling Flow" diagram, branch by branch
+
+
+def test_an_invalid_request_is_answered_by_an_error_before_anything_is_done() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(InvalidRequest):
+            await house.say("   ")
+        assert house.events == []
+
+    rehearsed(story)
+
+
+def test_an_error_is_tried_again_and_the_retry_succeeds() -> None:
+    async def story(house: House) -> None:
+        failing = ProviderFailing(**FOREVER, rate=1.0)
+        with house.faults.injected(failing):
+            turn = asyncio.create_task(house.say("hello"))
+            await asyncio.sleep(1.05)
+        assert (await turn).engine == "unified"
+        assert [each.attempt for each in house.told(CallRetried)] == [2]
+        assert house.outcomes == [("answered", "")]
+
+    rehearsed(story)
+
+
+def test_an_error_that_stays_is_logged_measured_and_answered_by_an_error() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(ProviderFailed):
+            await house.say("hello")
+        assert house.outcomes == [("failed", "provider-failed")]
+        (call,) = (call for call in house.told(CallFinished) if call.target == "unified")
+        assert (call.outcome, call.attempts) == ("failure", 3)
+
+    rehearsed(story, ProviderFailing(**FOREVER, rate=1.0))
+
+
+def test_an_open_circuit_leads_to_the_fallback_and_that_to_a_success() -> None:
+    async def story(house: House) -> None:
+        guards = await house.container.resolve(compose.Guards)
+        guards["unified"].breaker.force_open("test")
+        reply = await house.say("hello")
+        assert (reply.engine, reply.finish_reason, reply.degraded) == ("apology", "apology", ("unified",))
+        assert reply.reply == TEXT
+        assert [(each.target, each.fallback, each.error) for each in house.told(FellBack)] == [
+            ("unified", "apology", "breaker-open")
+        ]
+        assert house.outcomes == [("shed", "")], "an apology is no answer"
+        (turn,) = await house.conversations.turns(reply.session_id)
+        assert (turn.reply, turn.engine) == (TEXT, "apology")
+
+    rehearsed(story)
+
+
+# --- fallbacks
+
+
+def test_the_same_question_is_answered_from_the_cache() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("why?")
+        with house.faults.injected(ProviderFailing(**FOREVER, rate=1.0)):
+            again = await house.say("why?")
+            assert (again.engine, again.reply, again.degraded) == ("cache", first.reply, ("unified",))
+            assert again.session_id != first.session_id
+            with pytest.raises(ProviderFailed):
+                await house.say("why not?")
+        assert house.outcomes == [("answered", ""), ("answered", ""), ("failed", "provider-failed")]
+
+    rehearsed(story)
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "engine", "model"),
+    [
+        (("alternate", "offline"), "alternate", "second"),
+        (("offline", "alternate"), "offline", "offline"),
+        (("cache", "apology", "alternate"), "alternate", "second"),
+    ],
+)
+def test_the_next_in_the_chain_answers(fallbacks: tuple[str, ...], engine: str, model: str) -> None:
+    async def story(house: House) -> None:
+        reply = await house.say("hello")
+        assert (reply.engine, reply.model, reply.degraded) == (engine, model, ("unified",))
+        assert house.told(TurnFinished)[0].engine == engine
 
     rehearsed(
         story,
-        ProviderSlow(**FOREVER, factor=30),
-        turn_seconds_max=3,
-        provider_timeout_seconds=3,
-        provider_first_token_seconds=3,
-        store_seconds_max=3,
+        ProviderFailing(**FOREVER, rate=1.0),
+        alternate=Planted(Delta("from the second"), Finish("stop", "second")),
+        guards={"unified": {"fallbacks": fallbacks}},
     )
+
+
+def test_an_answer_that_breaks_off_falls_back_on_nobody() -> None:
+    async def story(house: House) -> None:
+        with pytest.raises(ProviderFailed):
+            await house.say("hello")
+
+    rehearsed(
+        story,
+        provider=Planted(Delta("half an ans"), then=ProviderFailed("torn")),
+        alternate=Planted(Delta("from the second"), Finish("stop", "second")),
+    )
+
+
+# --- features and levels
+
+
+def test_without_the_memory_feature_a_turn_says_so() -> None:
+    async def story(house: House) -> None:
+        await house.latch(Level.ESSENTIAL)
+        reply = await house.say("I like tea", user_id="u")
+        assert reply.degraded == ("memory",)
+        assert house.told(CallFinished)[0].target == "unified", "memory was not asked"
+        await house.latch(Level.LIMITED)
+        assert (await house.say("What do I like?", user_id="u")).recalled == (), "nor was anything remembered"
+
+    rehearsed(story)
+
+
+@pytest.mark.parametrize(("level", "streamed"), [(Level.LIMITED, True), (Level.ESSENTIAL, False)])
+def test_a_streaming_request_under_essential_is_answered_whole(level: Level, streamed: bool) -> None:
+    async def story(house: House) -> None:
+        await house.latch(level)
+        pieces: list[str] = []
+
+        async def sink(text: str) -> None:
+            pieces.append(text)
+
+        reply = await house.say("hello", sink=sink)
+        assert ("".join(pieces) == reply.reply) is streamed
+        assert ("streaming" in reply.degraded) is not streamed
+        assert (len(pieces) > 1) is streamed
+
+    rehearsed(story)
+
+
+def test_in_emergency_no_external_api_is_called() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("hello")
+        await house.latch(Level.EMERGENCY)
+        calls = len(house.told(CallFinished))
+        reply = await house.say("hello")
+        assert (reply.engine, reply.degraded) == ("cache", ("memory", "unified"))
+        assert (await house.say("hello again", session_id=first.session_id)).engine == "apology"
+        assert len(house.told(CallFinished)) == calls, "nobody was called"
+        assert (await house.say("/help")).engine == "commands"
+
+    rehearsed(story)
+
+
+def test_in_maintenance_new_turns_are_refused_and_nothing_is_touched() -> None:
+    async def story(house: House) -> None:
+        await house.latch(Level.MAINTENANCE)
+        for message in ("hello", "/help"):
+            with pytest.raises(Maintenance) as refusal:
+                await house.say(message)
+            assert refusal.value.retry_after_seconds == 30
+        assert house.outcomes == [("shed", "maintenance")] * 2
+        assert house.told(TurnStarted) == house.told(CallFinished) == house.told(StoreFinished) == []
+
+    rehearsed(story)
+
+
+def test_probes_go_on_in_emergency_and_bring_the_provider_back() -> None:
+    async def story(house: House) -> None:
+        await house.container.resolve(HealthMonitor)
+        guard = (await house.container.resolve(compose.Guards))["unified"]
+        with (
+            house.faults.injected(ProviderFailing(**FOREVER, rate=1.0)),
+            house.faults.injected(StoreDown(**FOREVER, store="conversations")),
+        ):
+            for _ in range(3):
+                with pytest.raises(ProviderFailed):
+                    await guard.call("c", house.fail)
+            await asyncio.sleep(60)
+            assert house.levels == ["LIMITED", "ESSENTIAL", "EMERGENCY", "MAINTENANCE"]
+            assert guard.breaker.state != "CLOSED"
+        await asyncio.sleep(300)
+        assert guard.breaker.state == "CLOSED", "a canary proved it"
+        assert house.levels[4:] == ["EMERGENCY", "ESSENTIAL", "LIMITED", "NORMAL"]
+        assert (await house.say("hello")).engine == "unified"
+
+    rehearsed(story, guards=BARE)
 
 
 def test_turns_beyond_the_bound_are_shed_at_once() -> None:
@@ -296,6 +519,7 @@ class Planted:
     """A provider with a defect planted on purpose: no model of one, for no real one may do this."""
 
     name = "planted"
+    external = True
 
     def __init__(self, *chunks: Chunk, then: Exception | None = None) -> None:
         self._chunks = chunks
@@ -313,6 +537,9 @@ def test_an_answer_without_an_end_was_cut_off() -> None:
         with pytest.raises(ProviderFailed, match="cut off"):
             await house.say("hello")
         assert house.outcomes == [("failed", "provider-failed")]
+
+        (call,) = (call for call in house.told(CallFinished) if call.target == "unified")
+        assert call.outcome == "failure", "its breaker knows"
 
     rehearsed(story, provider=Planted(Delta("half an ans")))
 
