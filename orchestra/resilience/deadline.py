@@ -9,13 +9,15 @@ over from whoever started it. It is only ever shortened on the way down (gRPC's 
 import asyncio
 import math
 from asyncio import CancelledError, current_task
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from msgspec import Struct
+
+Ts = TypeVarTuple("Ts")
 
 
 class Deadline(Struct, frozen=True):
@@ -88,7 +90,7 @@ class Watch(Struct, eq=False):
     at: float
     task: asyncio.Task[Any]
     cancelling: int  # requests to cancel the task that were there before
-    timer: asyncio.TimerHandle | None = None  # its own, where it is out of order
+    timer: asyncio.Handle | None = None  # its own, where it is out of order
     expired: bool = False
 
 
@@ -120,7 +122,7 @@ class Watchdog:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watches: dict[Watch, None] = {}  # in order of their deadlines
         self._latest = -math.inf  # deadline among all that were ever in there
-        self._timer: asyncio.TimerHandle | None = None  # never later than the first of them
+        self._timer: asyncio.Handle | None = None  # never later than the first of them
 
     def enter(self, at: float) -> Watch:
         """Watch over the running task from here to `leave`, which must follow however the call ends.
@@ -146,7 +148,7 @@ class Watchdog:
             if self._timer is None:
                 self._arm(at)
         else:
-            watch.timer = self._running_loop().call_at(at, _expire, watch)
+            watch.timer = self._call_at(at, _expire, watch)
         return watch
 
     def leave(self, watch: Watch, error: BaseException | None = None) -> bool:
@@ -182,11 +184,12 @@ class Watchdog:
             self._timer = None
 
     def _arm(self, at: float) -> None:
-        self._timer = self._running_loop().call_at(at, self._fire, at)
+        self._timer = self._call_at(at, self._fire, at)
 
     def _fire(self, at: float) -> None:
+        assert self._loop is not None
         # a loop may fire by its clock's resolution too early, uvloop by up to a millisecond
-        due = max(at, self._running_loop().time())
+        due = max(at, self._loop.time())
         expired = list(takewhile(lambda watch: watch.at <= due, self._watches))
         for watch in expired:
             del self._watches[watch]
@@ -198,10 +201,12 @@ class Watchdog:
         for watch in expired:
             _expire(watch)
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _call_at(self, at: float, callback: Callable[[*Ts], None], *args: *Ts) -> asyncio.Handle:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        return self._loop
+        if at <= self._loop.time():
+            return self._loop.call_soon(callback, *args)  # as a timer it would let one more turn pass
+        return self._loop.call_at(at, callback, *args)
 
 
 def _expire(watch: Watch) -> None:
