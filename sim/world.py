@@ -17,7 +17,6 @@ from sanic import Sanic
 
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
-from orchestra.adapters.inprocess import InProcessFleet
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
 from orchestra.ports import ConversationStore, Ports, SessionStore
@@ -31,7 +30,7 @@ from sim.journal import Audited, Entry, FaultEnded, FaultStarted, Journal, RunFi
 from sim.provider import ModelledProvider, Plan, Tokens
 from sim.scenario import Scenario, settings_of
 from sim.schedule import Fifo
-from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
+from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledSessions, Wire
 from sim.verdict import Verdict
 from sim.workload import Arrival
 
@@ -218,11 +217,12 @@ class World:
             embedder=HashingEmbedder(),
             provider=self._provider,
             hook=self._record,
-            fleet=InProcessFleet(self._clock),
+            fleet=ModelledFleet(self._clock, self._wire("sessions", "fleet")),
         )
 
-    def _wire(self, store: StoreName) -> Wire:
-        return Wire(store, self.scenario.world.stores.latency, self.streams.stream(f"stores.{store}"), self.faults)
+    def _wire(self, store: StoreName, stream: str = "") -> Wire:
+        chance = self.streams.stream(f"stores.{stream or store}")
+        return Wire(store, self.scenario.world.stores.latency, chance, self.faults)
 
     def _record(self, entry: Entry) -> None:
         if self._recording:
