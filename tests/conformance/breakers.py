@@ -4,7 +4,6 @@ Each adapter uses its library as its own documentation shows for asynchronous co
 passed in, so a probe swaps the names by which they ask for it (`Subject.asks_time_by`) for those of a `Clock`.
 """
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -80,7 +79,7 @@ class Subject:
     probes_max: ClassVar[int] = 1
     rejections: ClassVar[int] = 20_000
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         raise NotImplementedError
 
     @classmethod
@@ -127,7 +126,7 @@ class Subject:
 class OursByCall(Subject):
     library, edge, rejection, probes_max, rejections = "ours", "call", BreakerOpen, 2, 200_000
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         policy = BreakerPolicy(
             failures_max=failures, open_seconds=open_seconds, probes_max=self.probes_max, successes_min=1
         )
@@ -169,7 +168,7 @@ class PyBreaker(Subject):
     library, edge, rejection = "pybreaker", "call_async", pybreaker.CircuitBreakerError
     states: ClassVar[dict[str, str]] = {"closed": "CLOSED", "open": "OPEN", "half-open": "HALF_OPEN"}
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         self.breaker = pybreaker.CircuitBreaker(fail_max=failures, reset_timeout=open_seconds)
 
     @classmethod
@@ -190,7 +189,7 @@ class PyBreaker(Subject):
 class AioBreaker(Subject):
     library, edge, rejection = "aiobreaker", "call_async", aiobreaker.CircuitBreakerError
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         self.breaker = aiobreaker.CircuitBreaker(fail_max=failures, timeout_duration=timedelta(seconds=open_seconds))
 
     @classmethod
@@ -213,7 +212,7 @@ class Purgatory(Subject):
     library, edge, rejection = "purgatory", "async with", purgatory.domain.model.OpenedState
     states: ClassVar[dict[str, str]] = {"closed": "CLOSED", "opened": "OPEN", "half-opened": "HALF_OPEN"}
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         self._factory = AsyncCircuitBreakerFactory(default_threshold=failures, default_ttl=open_seconds)
 
     @classmethod
@@ -245,7 +244,7 @@ class CircuitBreaker(Subject):
     library, edge, rejection = "circuitbreaker", "decorator", circuitbreaker.CircuitBreakerError
     states: ClassVar[dict[str, str]] = {"closed": "CLOSED", "open": "OPEN", "half_open": "HALF_OPEN"}
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         self.breaker = circuitbreaker.CircuitBreaker(failures, open_seconds, name="dependency")
 
     @classmethod
@@ -268,7 +267,7 @@ class HyxDecorator(Subject):
     library, edge, rejection = "hyx", "decorator", hyx.circuitbreaker.exceptions.BreakerFailing
     states: ClassVar[dict[str, str]] = {"working": "CLOSED", "failing": "OPEN", "recovering": "HALF_OPEN"}
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         self.breaker = consecutive_breaker(
             failure_threshold=failures, recovery_time_secs=open_seconds, recovery_threshold=1
         )

@@ -80,7 +80,7 @@ class Call:
 
 
 async def settle() -> None:
-    """Let everything that is ready to run do so; no library needs more than a dozen steps for what a probe does."""
+    """Let everything that is ready to run do so; from four steps on, the probes see the same in every breaker."""
     for _ in range(30):
         await asyncio.sleep(0)
 
@@ -152,9 +152,7 @@ def _unless(bench: Bench, state: str) -> str:
 
 async def herd(bench: Bench) -> Finding:
     await bench.trip_and_wait()
-    calls = [Call(bench.subject) for _ in range(CALLERS)]
-    await settle()
-    reached = sum(call.reached for call in calls)
+    reached = len(await _crowd(bench))
     return Finding(reached <= bench.subject.probes_max, f"{reached} of {CALLERS}")
 
 
@@ -164,11 +162,21 @@ async def hung_probe(bench: Bench) -> Finding:
         await bench.start()
     unlimited = (await bench.start()).reached
     bench.clock.advance(MINUTE)
-    later = await bench.start()
-    if not later.reached:
-        return Finding(False, "still rejects")
-    await later.end()
+    later = await _crowd(bench)
+    if not later:
+        return _finding("still rejects")
+    if len(later) > bench.subject.probes_max and not unlimited:
+        return _finding(f"then {len(later)} of {CALLERS}")
+    for call in later:
+        await call.end()
     return Finding(bench.state == "CLOSED", "there is no limit" if unlimited else "")
+
+
+async def _crowd(bench: Bench) -> list[Call]:
+    """Start many calls at once, and return those that reach the backend."""
+    calls = [Call(bench.subject) for _ in range(CALLERS)]
+    await settle()
+    return [call for call in calls if call.reached]
 
 
 # --- exits that say nothing about the backend -----------------------------------------------------------------------
@@ -223,7 +231,7 @@ def _neutral_in_half_open(end: Callable[[Call], Awaitable[str]]) -> Probe:
     async def probe(bench: Bench) -> Finding:
         call = await bench.probe()
         if bench.state != "HALF_OPEN":
-            return _finding(f"{bench.state} before it ends", await end(call))
+            return _finding(f"{bench.state} while it runs", await end(call))
         wrong = await end(call)
         if wrong or bench.state != "HALF_OPEN":
             return _finding(_unless(bench, "HALF_OPEN"), wrong)
@@ -268,7 +276,7 @@ async def late_success_in_half_open(bench: Bench) -> Finding:
     late = await bench.start()
     await bench.probe()
     if bench.state != "HALF_OPEN":
-        return Finding(False, f"{bench.state} before")
+        return Finding(False, f"{bench.state} while a probe runs")
     await late.end()
     return _finding(_unless(bench, "HALF_OPEN"))
 
@@ -277,7 +285,7 @@ async def late_failure_in_half_open(bench: Bench) -> Finding:
     late = await bench.start()
     probe = await bench.probe()
     if bench.state != "HALF_OPEN":
-        return Finding(False, f"{bench.state} before")
+        return Finding(False, f"{bench.state} while a probe runs")
     await late.end(Down())
     state = bench.state
     await probe.end()
@@ -432,7 +440,7 @@ async def _taste(bench: Bench) -> str | None:
 
 PROBES: dict[str, tuple[str, Probe]] = {
     f"{CALLERS} callers wait as OPEN ends": ("no more than the permitted probes reach the backend", herd),
-    "hung probe": ("a minute later another call can probe, and close it", hung_probe),
+    "hung probe": ("a minute later as many others can probe, and close it", hung_probe),
     "cancelled call, CLOSED": ("counts as nothing, backend cancelled", _neutral_in_closed(_cancelled)),
     "cancelled call, OPEN meanwhile": ("stays OPEN", _neutral_in_open(_cancelled)),
     "cancelled probe, HALF_OPEN": ("stays HALF_OPEN, slot given back", _neutral_in_half_open(_cancelled)),
@@ -474,12 +482,14 @@ def _quietly() -> Iterator[None]:
     """Keep to ourselves what a library logs, never awaits or raises where nobody can catch it (pybreaker does)."""
     gc.freeze()  # so that collecting looks at what the probe has made only, which is quick
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-    disabled, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
+    disabled = logging.root.manager.disable
+    logging.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
             gc.collect()
     finally:
-        sys.unraisablehook, logging.root.manager.disable = hook, disabled
+        sys.unraisablehook = hook
+        logging.disable(disabled)
         gc.unfreeze()

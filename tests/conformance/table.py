@@ -12,8 +12,8 @@ Written by `make conformance`, which runs `tests/conformance`; a test fails wher
 
 Every breaker opens at {FAILURES} failures in a row and is closed by one successful probe; other settings are defaults.
 Each library is used as its own documentation shows for asynchronous code, at the edge that its column names (hyx has
-two), and lives by a clock that only the probe moves. **Bold** is what was seen instead of what is right. A storm is
-{OURS[0].rejections:,} rejections for ours and {Subject.rejections:,} for the libraries. What a call costs: `make bench`.
+two), and lives by a clock that only the probe moves. **Bold** is what was seen instead of what is right. A storm is of
+{OURS[0].rejections:,} rejections for ours, {Subject.rejections:,} for the libraries. What a call costs: `make bench`.
 """
 
 

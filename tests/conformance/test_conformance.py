@@ -1,6 +1,5 @@
 """Our breaker withstands every probe, and docs/conformance.md says what they see in ours and in the libraries."""
 
-import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +40,7 @@ def test_the_versions_probed_are_those_of_the_development_extra():
 class _KeepsHungProbes(OursByCall):
     """Ours, set so that a probe may keep its slot longer than the story of the probe lasts."""
 
-    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, open_seconds: float, now: Callable[[], float]) -> None:
         policy = BreakerPolicy(
             failures_max=failures, open_seconds=open_seconds, probes_max=2, successes_min=1, probe_seconds_max=3600
         )
