@@ -21,6 +21,7 @@ from msgspec import Struct, structs
 
 from orchestra.errors import OrchestraError, StoreUnavailable, kind_of
 from orchestra.events import Hook, StoreFinished, UnexpectedError
+from orchestra.model import Tally
 from orchestra.policies import DegradationPolicy
 from orchestra.ports import Clock, Fleet
 from orchestra.resilience.breaker import Breaker, BreakerStatus
@@ -220,18 +221,21 @@ class HealthMonitor:
 
     async def _exchange(self) -> None:
         """Obey the fleet's orders, tell it ours that it does not know, and exchange what breakers saw."""
+        # Taken first, so that what ended while the fleet is away is not told later, as though it had just happened.
+        shares = self._take_tallies() if self._fleet_view else {}
         for target, text in self._orders.merge(await self._fleet.orders()).items():
             await self._fleet.order(target, text)
-        if not self._fleet_view:
-            return
-        by_window: dict[float, list[Breaker]] = {}
-        for breaker in self._watched.breakers.values():
-            by_window.setdefault(breaker.policy.window_seconds, []).append(breaker)
-        for window_seconds, breakers in by_window.items():
-            tallies = {breaker.name: breaker.take_tally() for breaker in breakers}
+        for window_seconds, tallies in shares.items():
             seen = await self._fleet.share(tallies, window_seconds=window_seconds)
-            for breaker in breakers:
-                breaker.learn(seen[breaker.name])
+            for name, tally in seen.items():
+                self._watched.breakers[name].learn(tally)
+
+    def _take_tallies(self) -> dict[float, dict[str, Tally]]:
+        """Return what ended since the last tick, by the length of the breakers' windows and then by breaker."""
+        by_window: dict[float, dict[str, Tally]] = {}
+        for name, breaker in self._watched.breakers.items():
+            by_window.setdefault(breaker.policy.window_seconds, {})[name] = breaker.take_tally()
+        return by_window
 
     async def _with_fleet(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Tell whether `work` with the fleet succeeded; that it went away or came back is told once."""

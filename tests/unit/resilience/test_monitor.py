@@ -448,3 +448,23 @@ def test_it_is_started_once_and_leaves_nothing_behind() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(main())
+
+
+def test_calls_from_while_the_fleet_was_away_are_not_told_as_new_ones_later() -> None:
+    async def main() -> None:
+        world = World()
+        instance = Instance(world, fleet_view=True)
+        async with instance.running():
+            with world.down("sessions"):
+                for _ in range(10):
+                    await asyncio.sleep(1)
+                    instance.breaker.acquire().failure(ProviderFailed("it fails"))
+                    instance.breaker.acquire().success()
+                    instance.breaker.acquire().success()
+                await asyncio.sleep(1)
+            instance.breaker.acquire().success()
+            await asyncio.sleep(2)
+            seen = await world.fleet.share({"unified": Tally()}, window_seconds=30.0)
+            assert seen == {"unified": Tally(1)}
+
+    run(main())
