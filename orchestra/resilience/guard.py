@@ -124,7 +124,7 @@ class Guard:
         deadline = current()
         permit = self.breaker.acquire()
         if not self.bulkhead.try_acquire():
-            await self._queue(permit, deadline)
+            permit = await self._queue(permit, deadline)
         started = self._now()
         end = started + self.policy.attempt.total_seconds_max
         watch = self._watchdog.enter(end if deadline is None or end < deadline.at else deadline.at)
@@ -145,7 +145,7 @@ class Guard:
         deadline = current()
         permit = self.breaker.acquire()
         if not self.bulkhead.try_acquire():
-            await self._queue(permit, deadline)
+            permit = await self._queue(permit, deadline)
         started = self._now()
         try:
             async with aclosing(work()) as source:
@@ -182,14 +182,18 @@ class Guard:
             yield item
             at = min(end, self._now() + attempt.between_seconds_max)
 
-    async def _queue(self, permit: Permit, deadline: Deadline | None) -> None:
-        """Wait for a slot. The wait is ours, so the call's speed is judged from its end."""
+    async def _queue(self, permit: Permit, deadline: Deadline | None) -> Permit:
+        """Wait for a slot without a permit, and ask for one anew: the breaker may have opened meanwhile.
+
+        So the wait, which is ours, makes no call slow, and no probe's place is taken by a call that only waits.
+        """
+        permit.drop()
+        await self.bulkhead.acquire(inf if deadline is None else deadline.at)
         try:
-            await self.bulkhead.acquire(inf if deadline is None else deadline.at)
+            return self.breaker.acquire()
         except BaseException:
-            permit.drop()
+            self.bulkhead.release()
             raise
-        permit.admitted_at = self._now()
 
     def _late(self, deadline: Deadline | None, started: float) -> DeadlineExceeded:
         """Say what ran out: the attempt's own time, the turn's, or the caller's."""

@@ -207,6 +207,24 @@ def test_a_slot_waited_for_in_vain_gives_the_permit_back() -> None:
     ).live(story)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_waited_while_the_breaker_opened_is_not_made(stream: bool) -> None:
+    async def story(house: House) -> None:
+        first = asyncio.create_task(house.guard.call("c", house.doing(1.0, "second")))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(
+            said(house.guard, house.telling(["x"])) if stream else house.guard.call("c", house.doing("x"))
+        )
+        await asyncio.sleep(0.1)
+        house.guard.breaker.force_open("test")
+        assert await first == "after 1"
+        with pytest.raises(BreakerOpen):
+            await second
+        assert house.attempts == 1
+
+    House(bulkhead={"concurrent_max": 1}).live(story)
+
+
 def test_no_more_run_at_once_than_there_are_slots() -> None:
     async def story(house: House) -> list[str]:
         return await asyncio.gather(*(house.guard.call("c", house.doing(1.0)) for _ in range(7)))
