@@ -11,9 +11,6 @@ from orchestra.gateway.problems import translated
 from orchestra.gateway.tracing import correlation_id_of, trace_of
 from orchestra.telemetry import correlation
 
-CLIENT_GONE_STATUS = 499
-"""What nginx calls a request whose client went away before its answer; no client sees it."""
-
 
 def identify(request: Request) -> None:
     """Give the request its ids, once: those of the caller where they are well formed, else new ones."""

@@ -1,5 +1,6 @@
 """Errors as clients see them: RFC 9457 problem details with a stable `type`, never a stack trace."""
 
+import asyncio
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,12 @@ from orchestra.errors import (
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:ai-orchestra:problem:"
+
+
+class ClientGone(OrchestraError):
+    """The client went away before its answer: what nginx logs as 499, and no client sees."""
+
+    kind, title, status, close_code = "cancelled", "Client closed the request", 499, 1001
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,6 +72,8 @@ def translated(error: BaseException) -> OrchestraError | None:
     """Translate what Sanic raises itself; None where the error is nobody's plan."""
     if isinstance(error, OrchestraError):
         return error
+    if isinstance(error, asyncio.CancelledError):
+        return ClientGone("the client went away before its answer")
     for kind, translate in _TRANSLATIONS:
         if isinstance(error, kind):
             return translate(error)

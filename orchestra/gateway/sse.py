@@ -22,7 +22,7 @@ from sanic import HTTPResponse, Request
 from orchestra.chat.orchestrator import Sink
 from orchestra.gateway.parameters import EVENT_STREAM
 from orchestra.gateway.passage import error_of, tell_finished
-from orchestra.gateway.problems import problem_of
+from orchestra.gateway.problems import ClientGone, problem_of
 from orchestra.gateway.wire import json_response
 from orchestra.model import ChatReply
 
@@ -47,6 +47,7 @@ async def answer(request: Request, turn: Turn) -> HTTPResponse | None:
     """
     items: asyncio.Queue[_Item] = asyncio.Queue(PIECES_WAITING_MAX)
     running = asyncio.create_task(_run(turn, items))
+    status = ClientGone.status
     try:
         first = await _next(items)
         if isinstance(first, Exception):
@@ -54,10 +55,13 @@ async def answer(request: Request, turn: Turn) -> HTTPResponse | None:
         if isinstance(first, ChatReply):
             return json_response(first, {"Cache-Control": "no-store"})
         await _stream(request, first, items)
+        status = 200
         return None
     finally:
         running.cancel()
         await asyncio.wait((running,))  # when the request is over, so are its calls
+        if request.ctx.streams:
+            tell_finished(request, status)
 
 
 async def _run(turn: Turn, items: asyncio.Queue[_Item]) -> None:
@@ -79,15 +83,12 @@ async def _next(items: asyncio.Queue[_Item]) -> _Item:
 
 async def _stream(request: Request, item: _Item, items: asyncio.Queue[_Item]) -> None:
     """Send `item` and all that follow."""
-    request.ctx.streams = True  # its end is told here, not when its headers go
-    try:
-        response = await request.respond(headers=HEADERS, content_type=EVENT_STREAM)
-        while not isinstance(item, ChatReply | Exception):
-            await response.send(_event(request, item))  # waits while the socket is full
-            item = await _next(items)
-        await response.send(_event(request, item), True)
-    finally:
-        tell_finished(request, 200)
+    request.ctx.streams = True  # its end is told at its end, not when the headers go
+    response = await request.respond(headers=HEADERS, content_type=EVENT_STREAM)
+    while not isinstance(item, ChatReply | Exception):
+        await response.send(_event(request, item))  # waits while the socket is full
+        item = await _next(items)
+    await response.send(_event(request, item), True)
 
 
 def _event(request: Request, item: _Item) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestra.chat.orchestrator import ChatOrchestrator
 from orchestra.errors import ProviderFailed
 from orchestra.events import RequestFinished, TurnFinished, UnexpectedError
 from orchestra.gateway import sse
@@ -142,7 +143,7 @@ def test_a_defect_is_told_to_the_log_and_not_to_the_client(visit: Any, monkeypat
             await sink("half an")
             raise LookupError("a secret")
 
-        orchestrator = await client.resolve(sse_orchestrator())
+        orchestrator = await client.resolve(ChatOrchestrator)
         monkeypatch.setattr(orchestrator, "handle_chat", defect)
         answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
         (_, _, _), (_, last, problem) = events(answer)
@@ -152,12 +153,6 @@ def test_a_defect_is_told_to_the_log_and_not_to_the_client(visit: Any, monkeypat
         assert "a secret" in told.traceback
 
     visit(story, script("hi"))
-
-
-def sse_orchestrator() -> type:
-    from orchestra.chat.orchestrator import ChatOrchestrator
-
-    return ChatOrchestrator
 
 
 def test_where_the_level_allows_no_streaming_the_answer_is_whole(visit: Any) -> None:
@@ -210,6 +205,8 @@ def test_a_client_that_goes_away_ends_the_turn_and_the_providers_call(visit: Any
         (finished,) = client.told(TurnFinished)
         assert (finished.outcome, finished.error) == ("failed", "cancelled")
         assert client.told(UnexpectedError) == []
+        statuses = [each.status for each in client.told(RequestFinished)]
+        assert statuses == ([] if leaves_after < 1.0 else [499])  # Sanic's own server answers for the first case
 
     visit(story, script(1.0, "one", 19.0, "two", 19.0))
 
