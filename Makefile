@@ -61,8 +61,9 @@ format: $(DEV) ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pictures: $(RUN) ## render the README's picture anew from the brownout scenario
-	$(BIN)/python -m sim.pictures chaos/scenarios/provider_brownout.yaml docs/pictures/brownout.png
+pictures: $(RUN) ## render the pictures in docs/pictures anew, from their scenarios
+	$(BIN)/python -m sim.pictures timeline chaos/scenarios/provider_brownout.yaml docs/pictures/brownout.png
+	$(BIN)/python -m sim.pictures metastability chaos/scenarios/retry_storm.yaml docs/pictures/metastability.png
 
 conformance: $(DEV) ## probe our circuit breaker and five others, and write the table of docs/conformance.md anew
 	$(BIN)/python -m tests.conformance.table > docs/conformance.new

@@ -13,10 +13,13 @@ from typing import Any
 import pandas as pd
 from msgspec import structs
 
-from sim.expectations import ALL_FAULTS, MEASURES, Evidence
+from sim.expectations import ALL_FAULTS, MEASURES, WHOLE_RUN, Evidence
 from sim.forms import Plain
 from sim.scenario import Scenario
 from sim.world import Run
+
+_NEVER = 1_000_000
+"""The most that policies allow, which no run comes to."""
 
 
 def what_if(scenario: Scenario, **settings: Any) -> Scenario:
@@ -30,6 +33,24 @@ def what_if(scenario: Scenario, **settings: Any) -> Scenario:
         named stays as it is.
     """
     return structs.replace(scenario, settings={**scenario.settings, **dict(_by_path(settings))})
+
+
+def unguarded(scenario: Scenario) -> Scenario:
+    """Return `scenario` with an orchestra whose guard of the provider holds nothing back, and retries without a budget.
+
+    Breakers never open, any number of calls may be under way, and every failed call is made again.
+    """
+    return what_if(
+        scenario,
+        guards={
+            "unified": {
+                "fallbacks": [],
+                "breaker": {"failures_max": _NEVER, "window": "count", "window_calls": _NEVER, "calls_min": _NEVER},
+                "bulkhead": {"concurrent_max": _NEVER, "queue_max": _NEVER, "limit": "fixed"},
+                "retry": {"attempts_max": 3, "budget_ratio": 1.0, "budget_min": _NEVER},
+            }
+        },
+    )
 
 
 def _by_path(tables: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Plain]]:
@@ -51,21 +72,24 @@ def side_by_side(runs: Mapping[str, Run]) -> pd.DataFrame:
     -------
     DataFrame
         ``verdict``; ``success`` (share of all turns answered); ``failed`` and ``shed`` (turns); ``p95`` (seconds,
-        answered turns); ``openings`` (of any breaker); ``closed_after`` (seconds from the end of the last fault until
-        every breaker was closed for good; NaN where one was not).
+        answered turns); ``amplification`` (attempts of clients, by turns); ``openings`` (of any breaker);
+        ``closed_after`` (seconds from the end of the last fault until every breaker was closed for good; NaN where one
+        was not).
     """
     return pd.DataFrame.from_dict({label: _summary(run) for label, run in runs.items()}, orient="index")
 
 
 def _summary(run: Run) -> dict[str, str | int | float]:
     evidence = Evidence(run.journal)
-    turns = evidence.sent
+    window = evidence.window("always", WHOLE_RUN)
+    assert window is not None  # a whole run is never missing
     return {
         "verdict": run.verdict.status.name,
-        "success": round(MEASURES["success_rate"].of(turns), 4),
+        "success": round(MEASURES["success_rate"].of(evidence, window), 4),
         "failed": run.verdict.accounting.failed,
         "shed": run.verdict.accounting.shed,
-        "p95": round(MEASURES["p95"].of(turns), 2),
+        "p95": round(MEASURES["p95"].of(evidence, window), 2),
+        "amplification": round(MEASURES["retry_amplification"].of(evidence, window), 2),
         "openings": sum(change.after == "OPEN" for change in evidence.changes),
         "closed_after": round(_closed_after(evidence), 1),
     }

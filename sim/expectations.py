@@ -6,10 +6,12 @@ An expectation names one window of the run and one or more bounds on what is mea
     - {during: fault, p95: "< 10s", shed_share: "<= 90%"}
     - {during: fault, within: 20s, breaker: unified opens}     # eventually: no later than 20 s into the window
     - {after: fault, within: 60s, success_rate: ">= 99%"}      # from some moment, at most 60 s in, to the window's end
+    - {during: fault, within: 10s, level: at least LIMITED}    # so degraded or more, from some moment to its end
     - {always: accounted}
 
 `fault` stands for all faults together, from the first one's start to the last one's end; a fault's kind, such as
-`store_down`, for those of that kind. A turn belongs to the window in which it arrived, however late it ended.
+`store_down`, for those of that kind. A turn belongs to the window in which it arrived, however late it ended; only
+`goodput` and `retry_amplification` count what happens in the window itself.
 """
 
 from __future__ import annotations
@@ -21,7 +23,18 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Struct
 
-from orchestra.events import BreakerChanged, TurnFinished, TurnStarted, UnexpectedError
+from orchestra.events import (
+    BreakerChanged,
+    CallHedged,
+    CallRetried,
+    FellBack,
+    LevelChanged,
+    OperatorActed,
+    TurnFinished,
+    TurnStarted,
+    UnexpectedError,
+)
+from orchestra.resilience.degradation import Level
 from sim import journal as told
 from sim.journal import Journal
 from sim.quantities import (
@@ -32,6 +45,7 @@ from sim.quantities import (
     Comparison,
     show_count,
     show_duration,
+    show_factor,
     show_share,
 )
 
@@ -41,6 +55,7 @@ WINDOWS = ("before", "during", "after", "always")
 RECOVERY_STEP_S = 1.0
 VERBS = {"opens": "OPEN", "half_opens": "HALF_OPEN", "closes": "CLOSED"}
 STATES = {"open": "OPEN", "half_open": "HALF_OPEN", "closed": "CLOSED"}
+LEVELS = tuple(level.name for level in Level)
 
 
 class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,7 +64,9 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     before: Annotated[str | None, "`fault` or a fault's kind: the run up to its start; a baseline"] = None
     during: Annotated[str | None, "`fault` or a fault's kind: from its start to its end"] = None
     after: Annotated[str | None, "`fault` or a fault's kind: from its end to the end of arrivals"] = None
-    always: Annotated[str | None, "`run` for the whole run, or a property: accounted, durable, no_defects"] = None
+    always: Annotated[
+        str | None, "`run` for the whole run, or a property: accounted, durable, no_defects, levels_in_order"
+    ] = None
     within: Annotated[float | None, DURATION, "it holds from some moment at most this far into the window"] = None
     success_rate: Annotated[Comparison | None, Bound(SHARE), "answered turns among all"] = None
     failure_rate: Annotated[Comparison | None, Bound(SHARE), "failed turns among all, those shed not included"] = None
@@ -59,7 +76,16 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     p99: Annotated[Comparison | None, Bound(DURATION), "99th percentile of answered turns' latency"] = None
     refusal_p95: Annotated[Comparison | None, Bound(DURATION), "how long turns that got no answer kept waiting"] = None
     failures: Annotated[Comparison | None, Bound(COUNT), "number of failed turns"] = None
+    goodput: Annotated[
+        Comparison | None, Bound(SHARE), "turns whose answer came in the window, by those that arrived in it"
+    ] = None
+    retry_amplification: Annotated[
+        Comparison | None, Bound(COUNT), "attempts of clients in the window, by the turns that arrived in it"
+    ] = None
     breaker: Annotated[str | None, "[name] opens|half_opens|closes, or [name] open|half_open|closed"] = None
+    level: Annotated[str | None, "a degradation level, such as NORMAL, `at least LIMITED` or `at most ESSENTIAL`"] = (
+        None
+    )
 
     @property
     def window(self) -> tuple[str, str]:
@@ -80,15 +106,18 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         proper = self.always is not None and self.always != WHOLE_RUN
         if proper and self.always not in PROPERTIES:
             yield "always", f"{self.always!r} is unknown: write {WHOLE_RUN}, {', '.join(PROPERTIES)}"
-        elif proper and (self.bounds or self.breaker or self.within is not None):
+        elif proper and (self.bounds or self.breaker or self.level or self.within is not None):
             yield "", f"{self.always} stands alone: write bounds on the whole run as {{always: {WHOLE_RUN}, ...}}"
-        elif not proper and not self.bounds and self.breaker is None:
-            yield "", f"expects nothing: add a measure, such as success_rate or breaker ({', '.join(MEASURES)})"
+        elif not proper and not self.bounds and self.breaker is None and self.level is None:
+            yield "", f"expects nothing: add a measure, such as success_rate, breaker or level ({', '.join(MEASURES)})"
         if self.breaker is not None:
             word = self.breaker.split()[-1]
             if len(self.breaker.split()) > 2 or word not in VERBS | STATES:
                 wanted = ", ".join((*VERBS, *STATES))
                 yield "breaker", f"{self.breaker!r} is unknown: write an optional name and one of {wanted}"
+        if self.level is not None and _allowed_levels(self.level) is None:
+            wanted = ", ".join(LEVELS)
+            yield "level", f"{self.level!r} is unknown: write `at least`, `at most` or nothing, and one of {wanted}"
 
 
 class Result(Struct, frozen=True):
@@ -140,6 +169,10 @@ class Evidence:
         self.journal = journal
         self.faults: dict[int, tuple[str, float, float]] = {}
         self.changes: list[BreakerChanged] = []
+        self.levels: list[LevelChanged] = []
+        self.helped: list[CallRetried | CallHedged | FellBack] = []
+        self.operated: list[OperatorActed] = []
+        self.retried: list[float] = []
         arrived: dict[int, float] = {}
         ended: dict[int, told.ClientFinished] = {}
         for entry in journal:
@@ -149,6 +182,14 @@ class Evidence:
                 ended[entry.arrival] = entry
             elif isinstance(entry, BreakerChanged):
                 self.changes.append(entry)
+            elif isinstance(entry, LevelChanged):
+                self.levels.append(entry)
+            elif isinstance(entry, CallRetried | CallHedged | FellBack):
+                self.helped.append(entry)
+            elif isinstance(entry, OperatorActed):
+                self.operated.append(entry)
+            elif isinstance(entry, told.ClientRetried):
+                self.retried.append(entry.at)
             elif isinstance(entry, told.FaultStarted):
                 self.faults[entry.fault] = (entry.kind, entry.at, math.inf)
             elif isinstance(entry, told.FaultEnded):
@@ -159,6 +200,9 @@ class Evidence:
             Sent(at, ended[number].outcome, ended[number].seconds) for number, at in arrived.items() if number in ended
         ]
         self._times = [each.at for each in self.sent]
+        self.arrivals = len(arrived)
+        self.attempted = sorted([*arrived.values(), *self.retried])
+        self.answered = sorted(each.at + each.seconds for each in self.sent if each.outcome == "answered")
 
     def window(self, kind: str, subject: str) -> Window | None:
         """Return a window's bounds; None where the fault it refers to never came."""
@@ -174,8 +218,41 @@ class Evidence:
 
     def turns(self, window: Window) -> list[Sent]:
         """Return the turns that arrived in `window`."""
-        low = bisect.bisect_left(self._times, window.start)
-        return self.sent[low : bisect.bisect_left(self._times, window.end)]
+        return self.sent[_within(self._times, window)]
+
+    def time_in_levels(self) -> dict[str, float]:
+        """Return for how many seconds each level was in force, without those that never were."""
+        spent = dict.fromkeys(LEVELS, 0.0)
+        for start, end, level in self.level_spans():
+            spent[level] += end - start
+        return {level: seconds for level, seconds in spent.items() if seconds > 0}
+
+    def help_counts(self) -> dict[tuple[str, str], int]:
+        """Return how often which dependency got what help, such as ``("unified", "retried")``, in order of both."""
+        counts: dict[tuple[str, str], int] = {}
+        for entry in self.helped:
+            key = (entry.target, help_of(entry))
+            counts[key] = counts.get(key, 0) + 1
+        return dict(sorted(counts.items()))
+
+    def level_spans(self, end: float | None = None) -> list[tuple[float, float, str]]:
+        """Return the levels as (start, end, level) without gaps, up to `end` or to the end of arrivals, in seconds."""
+        end = max([self.duration_s, *(change.at for change in self.levels)]) if end is None else end
+        starts = [0.0, *(change.at for change in self.levels)]
+        names = [self.levels[0].before if self.levels else LEVELS[0], *(change.after for change in self.levels)]
+        return list(zip(starts, [*starts[1:], end], names, strict=True))
+
+
+def help_of(entry: CallRetried | CallHedged | FellBack) -> str:
+    """Say what was done where a dependency did not answer, or not soon."""
+    if isinstance(entry, FellBack):
+        return f"{entry.fallback} instead"
+    return "retried" if isinstance(entry, CallRetried) else "hedged"
+
+
+def _within(times: list[float], window: Window) -> slice:
+    """Return which of `times`, in order, lie in `window`."""
+    return slice(bisect.bisect_left(times, window.start), bisect.bisect_left(times, window.end))
 
 
 def percentile(values: list[float], q: float) -> float:
@@ -189,12 +266,29 @@ def percentile(values: list[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
-def _share(outcome: str) -> Callable[[list[Sent]], float]:
-    return lambda turns: sum(each.outcome == outcome for each in turns) / len(turns) if turns else math.nan
+Measuring = Callable[[Evidence, Window], float]
 
 
-def _latency(q: float) -> Callable[[list[Sent]], float]:
-    return lambda turns: percentile([each.seconds for each in turns if each.outcome == "answered"], q)
+def _of_turns(measure: Callable[[list[Sent]], float]) -> Measuring:
+    return lambda evidence, window: measure(evidence.turns(window))
+
+
+def _an_arrival(times: Callable[[Evidence], list[float]]) -> Measuring:
+    """Count `times` in a window, by the turns that arrived in it."""
+
+    def measure(evidence: Evidence, window: Window) -> float:
+        arrivals = len(evidence.turns(window))
+        return len(times(evidence)[_within(times(evidence), window)]) / arrivals if arrivals else math.nan
+
+    return measure
+
+
+def _share(outcome: str) -> Measuring:
+    return _of_turns(lambda turns: sum(each.outcome == outcome for each in turns) / len(turns) if turns else math.nan)
+
+
+def _latency(q: float) -> Measuring:
+    return _of_turns(lambda turns: percentile([each.seconds for each in turns if each.outcome == "answered"], q))
 
 
 def _refusal(turns: list[Sent]) -> float:
@@ -203,9 +297,9 @@ def _refusal(turns: list[Sent]) -> float:
 
 
 class Measure(NamedTuple):
-    """A number computed from turns, and how it is shown."""
+    """A number computed from what happened in a window, and how it is shown."""
 
-    of: Callable[[list[Sent]], float]
+    of: Measuring
     show: Callable[[float], str]
     label: str
 
@@ -217,8 +311,14 @@ MEASURES = {
     "p50": Measure(_latency(0.50), show_duration, "p50"),
     "p95": Measure(_latency(0.95), show_duration, "p95"),
     "p99": Measure(_latency(0.99), show_duration, "p99"),
-    "refusal_p95": Measure(_refusal, show_duration, "p95 of refusals"),
-    "failures": Measure(lambda turns: sum(each.outcome == "failed" for each in turns), show_count, "failures"),
+    "refusal_p95": Measure(_of_turns(_refusal), show_duration, "p95 of refusals"),
+    "failures": Measure(
+        _of_turns(lambda turns: sum(each.outcome == "failed" for each in turns)), show_count, "failures"
+    ),
+    "goodput": Measure(_an_arrival(lambda evidence: evidence.answered), show_share, "goodput"),
+    "retry_amplification": Measure(
+        _an_arrival(lambda evidence: evidence.attempted), show_factor, "retry amplification"
+    ),
 }
 
 
@@ -252,12 +352,14 @@ def _results(index: int, expectation: Expectation, evidence: Evidence) -> Iterat
         if expectation.within is not None and moment is not None:
             measured += f" from {show_duration(moment)} on"
         yield Result(index, text, measured, bound.holds(value), baseline, None if math.isnan(value) else value)
-    if expectation.breaker is not None:
-        text = f"{where}: breaker {expectation.breaker}"
+    for what, wanted, look in (("breaker", expectation.breaker, _breaker), ("level", expectation.level, _level)):
+        if wanted is None:
+            continue
+        text = f"{where}: {what} {wanted}"
         if window is None:
             yield Result(index, text, "the fault never came", False, baseline, None)
-            return
-        held, measured, seconds = _breaker(expectation.breaker, window, expectation.within, evidence)
+            continue
+        held, measured, seconds = look(wanted, window, expectation.within, evidence)
         yield Result(index, text, measured, held, baseline, seconds)
 
 
@@ -266,10 +368,10 @@ def _measured(
 ) -> tuple[float, float | None]:
     """Return the value over the window; with `within`, over its rest from the first moment that keeps the bound."""
     if within is None:
-        return measure.of(evidence.turns(window)), None
+        return measure.of(evidence, window), None
     moment = 0.0
     while True:
-        value = measure.of(evidence.turns(Window(window.start + moment, window.end)))
+        value = measure.of(evidence, Window(window.start + moment, window.end))
         if bound.holds(value):
             return value, moment
         if moment >= within:
@@ -306,6 +408,31 @@ def _state_since(state: str, changes: list[BreakerChanged], window: Window) -> f
             since = change.at - window.start
     states = list(current.values()) or ["CLOSED"]
     return since if all(each == state for each in states) else None
+
+
+def _allowed_levels(wanted: str) -> tuple[str, ...] | None:
+    """Return the levels that `wanted` speaks of; None where it cannot be understood."""
+    *words, name = wanted.split()
+    if name not in LEVELS:
+        return None
+    place = LEVELS.index(name)
+    allowed = {"": (name,), "at least": LEVELS[place:], "at most": LEVELS[: place + 1]}
+    return allowed.get(" ".join(words))
+
+
+def _level(wanted: str, window: Window, within: float | None, evidence: Evidence) -> tuple[bool, str, float | None]:
+    allowed = _allowed_levels(wanted)
+    assert allowed is not None  # the scenario was checked
+    met = [(start, end, level) for start, end, level in evidence.level_spans(math.inf) if start < window.end]
+    met = [(start, end, level) for start, end, level in met if end > window.start]
+    amiss = [(end, level) for _, end, level in met if level not in allowed]
+    if not amiss:
+        return True, "all the time", 0.0
+    last = amiss[-1][0]
+    if last >= window.end:
+        return False, f"{amiss[-1][1]} at the window's end", None
+    since = last - window.start
+    return since <= (within or 0.0), f"from {show_duration(since)} on", since
 
 
 def _accounted(evidence: Evidence) -> tuple[bool, str]:
@@ -359,8 +486,20 @@ def _no_defects(evidence: Evidence) -> tuple[bool, str]:
     return False, f"{len(defects)}, the first in {defects[0].where}: {last_line[:100]}"
 
 
+def _levels_in_order(evidence: Evidence) -> tuple[bool, str]:
+    """The degradation level moved in adjacent steps only, each from where the one before had ended."""
+    level = LEVELS[0]
+    for change in evidence.levels:
+        if change.before != level or abs(LEVELS.index(change.after) - LEVELS.index(level)) != 1:
+            return False, f"at {show_duration(change.at)} from {change.before} to {change.after}, after {level}"
+        level = change.after
+    steps = len(evidence.levels)
+    return True, f"{steps} adjacent steps" if steps else f"{level} all the time"
+
+
 PROPERTIES: dict[str, Callable[[Evidence], tuple[bool, str]]] = {
     "accounted": _accounted,
     "durable": _durable,
     "no_defects": _no_defects,
+    "levels_in_order": _levels_in_order,
 }

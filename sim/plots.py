@@ -1,4 +1,6 @@
-"""Two pictures of a run, drawn from its journal: second by second, and how long turns took before, during and after.
+"""Pictures of a run, drawn from its journal: second by second, and how long turns took before, during and after.
+
+A third one compares runs by their goodput: whether they recover once a fault has ended.
 
 Plain `Figure` objects, never pyplot: its global state would leak between notebooks, threads and tests. Colours are
 Okabe and Ito's (2008), told apart by the colour-blind; what must differ also differs in lightness, hatch or dash, so
@@ -7,7 +9,8 @@ that a grey print can be read too. The number of things drawn is bounded, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,8 +20,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
 from orchestra.events import BreakerChanged, CallFinished
-from sim.expectations import ALL_FAULTS, Evidence
-from sim.journal import FaultStarted, Journal, ProviderCallEnded, RunStarted
+from sim.expectations import ALL_FAULTS, LEVELS, MEASURES, Evidence, Window, help_of
+from sim.journal import FaultStarted, Journal, ProviderCallEnded, ProviderCallOutlived, RunStarted
 from sim.quantities import show_duration, show_share
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ WIDTH_IN = 10.0
 NARROW_IN = 7.0
 LEGEND_LINE_PT = 22
 BUCKETS_MAX = 120
+GOODPUT_PARTS_MAX = 60
 BUCKET_WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600)
 TICK_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
 TICKS_MAX = 11
@@ -50,6 +54,8 @@ OUTCOMES: dict[str, dict[str, Any]] = {
     "failed": {"facecolor": VERMILLION},
     "shed": {"facecolor": YELLOW, **HATCH},
 }
+LINES = ((BLUE, "-"), (VERMILLION, "--"), (ORANGE, "-."), (INK, ":"))
+LEVEL_COLOURS = dict(zip(LEVELS, (SKY, YELLOW, ORANGE, VERMILLION, INK), strict=True))
 STATES = {"CLOSED": SKY, "HALF_OPEN": YELLOW, "OPEN": VERMILLION}
 PHASES = {"before": (BLUE, "-"), "during": (VERMILLION, "--"), "after": (ORANGE, "-.")}
 WORDS = {"before": "before the faults", "during": "during the faults", "after": "after the faults"}
@@ -65,6 +71,10 @@ class Buckets(NamedTuple):
         Seconds.
     counts : dict of array of int, shape (n,)
         Turns that arrived in each part, by outcome.
+    attempts : array of int, shape (n,)
+        How often clients asked in each part: the turns that arrived, and those asked again.
+    helped : dict of array of int, shape (n,)
+        Calls in each part that were retried, hedged, or answered by some fallback instead, by which of that.
     p50, p95 : array of float, shape (n,)
         Latency in seconds of the answered turns that arrived in each part; NaN where there were none.
     serving, queued : array of int, shape (n,)
@@ -73,6 +83,8 @@ class Buckets(NamedTuple):
 
     edges: NDArray[np.float64]
     counts: dict[str, NDArray[np.int64]]
+    attempts: NDArray[np.int64]
+    helped: dict[str, NDArray[np.int64]]
     p50: NDArray[np.float64]
     p95: NDArray[np.float64]
     serving: NDArray[np.int64]
@@ -85,7 +97,7 @@ class Buckets(NamedTuple):
 
 
 def timeline(source: Run | Journal, *, width: float = WIDTH_IN, heading: bool = True) -> Figure:
-    """Draw a run second by second: faults, turns by outcome, latency, breaker states, provider load.
+    """Draw a run second by second: faults, turns by outcome, latency, breakers, levels, retries, provider load.
 
     Parameters
     ----------
@@ -99,13 +111,15 @@ def timeline(source: Run | Journal, *, width: float = WIDTH_IN, heading: bool = 
     -------
     Figure
         Its axes are labelled ``faults`` (where there were any), ``turns``, ``latency``, ``breakers`` (where any call
-        was guarded) and ``provider``.
+        was guarded), ``levels`` (where the level changed), ``helped`` (where calls were retried, hedged or answered by
+        a fallback) and ``provider``.
     """
     journal = source if isinstance(source, Journal) else source.journal
     evidence = Evidence(journal)
     buckets = bucketed(evidence)
     states = dict(breaker_states(evidence))
-    figure, panels = _panels(width, min(len(evidence.faults), LANES_MAX), len(states))
+    helped = {"levels": len(evidence.levels), "helped": len(buckets.helped)}
+    figure, panels = _panels(width, min(len(evidence.faults), LANES_MAX), len(states), helped)
     for panel in panels.values():
         for _, start, end in list(evidence.faults.values())[:SHADES_MAX]:
             panel.axvspan(start, min(end, buckets.edges[-1]), color=MUTED, alpha=0.16, linewidth=0, zorder=0)
@@ -115,6 +129,10 @@ def timeline(source: Run | Journal, *, width: float = WIDTH_IN, heading: bool = 
     _draw_latency(panels["latency"], buckets)
     if "breakers" in panels:
         _draw_breakers(panels["breakers"], states)
+    if "levels" in panels:
+        _draw_levels(panels["levels"], evidence, buckets.edges[-1])
+    if "helped" in panels:
+        _draw_helped(panels["helped"], buckets)
     _draw_provider(panels["provider"], buckets)
     _time_axis(panels["provider"], buckets.edges[-1])
     if heading:
@@ -153,6 +171,51 @@ def answered_within(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure
     return figure
 
 
+def goodput(runs: Mapping[str, Run | Journal], *, width: float = WIDTH_IN) -> Figure:
+    """Draw over time which share of what arrived was answered, and how often clients asked, in each of several runs.
+
+    A service that stays down though its fault has ended is metastable (Bronson et al., "Metastable Failures in
+    Distributed Systems", HotOS 2021): its clients' retries keep it where the fault had brought it.
+
+    Parameters
+    ----------
+    runs : mapping of str to Run or Journal
+        By their labels; faults are shaded as in the first one.
+    width : float
+        Inches.
+
+    Returns
+    -------
+    Figure
+        Its axes are labelled ``goodput`` and ``amplification``.
+    """
+    found = {name: Evidence(source if isinstance(source, Journal) else source.journal) for name, source in runs.items()}
+    first = next(iter(found.values()))
+    edges = _edges(_end(first), GOODPUT_PARTS_MAX)
+    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=(2.1, 1.3))
+    top = figure.add_subplot(grid[0, 0], label="goodput")
+    below = figure.add_subplot(grid[1, 0], label="amplification", sharex=top)
+    top.tick_params(bottom=False, labelbottom=False)
+    for axes, measure in ((top, "goodput"), (below, "retry_amplification")):
+        for _, start, end in list(first.faults.values())[:SHADES_MAX]:
+            axes.axvspan(start, min(end, edges[-1]), color=MUTED, alpha=0.16, linewidth=0, zorder=0)
+        for index, (name, evidence) in enumerate(found.items()):
+            colour, dash = LINES[index % len(LINES)]
+            values = [MEASURES[measure].of(evidence, Window(*span)) for span in pairwise(edges)]
+            middle = (edges[:-1] + edges[1:]) / 2
+            axes.plot(middle, values, color=colour, linestyle=dash, linewidth=2, label=_short(name, LABEL_CHARS_MAX))
+        axes.set_ylim(bottom=0)
+    top.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    below.yaxis.set_major_locator(MaxNLocator(4))
+    part = show_duration(float(edges[1] - edges[0]))
+    _tidy(top, f"Goodput: turns answered, by turns that arrived, in each {part}")
+    _tidy(below, "Attempts of clients, by turns that arrived")
+    _legend(top)
+    _time_axis(below, edges[-1])
+    return figure
+
+
 # --- what is drawn, as numbers ------------------------------------------------------------------------------------
 
 
@@ -167,8 +230,13 @@ def bucketed(evidence: Evidence) -> Buckets:
     last = len(edges) - 2
     parts = np.minimum(np.digitize(at[answered], edges) - 1, last)  # who arrives at the very end is of the last part
     p50, p95 = _quantiles(parts, seconds[answered], last + 1)
+    attempts = np.histogram(evidence.attempted, edges)[0]
+    helped: dict[str, list[float]] = {}
+    for entry in evidence.helped:
+        helped.setdefault(help_of(entry), []).append(entry.at)
+    helps = {name: np.histogram(helped[name], edges)[0] for name in sorted(helped)[: len(LINES)]}
     serving, queued = _provider_load(evidence.journal, edges)
-    return Buckets(edges, counts, p50, p95, serving, queued)
+    return Buckets(edges, counts, attempts, helps, p50, p95, serving, queued)
 
 
 def breaker_states(evidence: Evidence) -> Iterator[tuple[str, list[tuple[float, float, str]]]]:
@@ -209,8 +277,8 @@ def _end(evidence: Evidence) -> float:
     return max(moments)
 
 
-def _edges(end: float) -> NDArray[np.float64]:
-    width = next((width for width in BUCKET_WIDTHS_S if end / width <= BUCKETS_MAX), end / BUCKETS_MAX)
+def _edges(end: float, parts_max: int = BUCKETS_MAX) -> NDArray[np.float64]:
+    width = next((width for width in BUCKET_WIDTHS_S if end / width <= parts_max), end / parts_max)
     return np.arange(np.ceil(end / width - 1e-9) + 1) * width
 
 
@@ -226,14 +294,16 @@ def _quantiles(
 def _provider_load(journal: Journal, edges: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the most calls served, and the most that waited, at once in each part.
 
-    A call that a cut-off journal does not see end is left out.
+    A call that a cut-off journal does not see end is left out; one that outlives its caller is served to its own end.
     """
     ended = [entry for entry in journal if isinstance(entry, ProviderCallEnded)]
+    outlived = {entry.call: entry.seconds for entry in journal if isinstance(entry, ProviderCallOutlived)}
     left = np.array([entry.at for entry in ended])
     took = np.array([entry.seconds for entry in ended])
     queued = np.array([entry.queued_seconds for entry in ended])
     came, served = left - took, left - took + queued
-    return _most_at_once(served, left, edges), _most_at_once(came, served, edges)
+    freed = left + np.array([outlived.get(entry.call, 0.0) for entry in ended])
+    return _most_at_once(served, freed, edges), _most_at_once(came, served, edges)
 
 
 def _most_at_once(
@@ -284,16 +354,18 @@ def _short(text: str, most: int) -> str:
 # --- panels -------------------------------------------------------------------------------------------------------
 
 
-def _panels(width: float, faults: int, breakers: int) -> tuple[Figure, dict[str, Axes]]:
+def _panels(width: float, faults: int, breakers: int, helped: dict[str, int]) -> tuple[Figure, dict[str, Axes]]:
     """Stack the panels that there is something to draw in, on one time axis."""
     heights = {
         "faults": 0.28 * faults + 0.1,
         "turns": 2.1,
         "latency": 1.7,
         "breakers": 0.28 * breakers + 0.1,
+        "levels": 0.38,
+        "helped": 1.1,
         "provider": 1.4,
     }
-    absent = {"faults": not faults, "breakers": not breakers}
+    absent = {"faults": not faults, "breakers": not breakers} | {name: not count for name, count in helped.items()}
     shown = [name for name in heights if not absent.get(name)]
     ratios = [heights[name] for name in shown]
     figure = Figure(figsize=(width, sum(ratios) + 0.5 * len(shown) + 0.6), layout="constrained")
@@ -335,7 +407,9 @@ def _draw_turns(axes: Axes, buckets: Buckets) -> None:
         top = floor + buckets.counts[name]
         axes.stairs(top, buckets.edges, baseline=floor, fill=True, label=name, linewidth=0, **look)
         floor = top
-    axes.set_ylim(0, max(1.0, 1.25 * floor.max(initial=0)))
+    if (buckets.attempts > floor).any():
+        axes.stairs(buckets.attempts, buckets.edges, color=INK, linewidth=1, label="attempts")
+    axes.set_ylim(0, max(1.0, 1.25 * max(floor.max(initial=0), buckets.attempts.max(initial=0))))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     _tidy(axes, f"Turns that arrived in each {show_duration(buckets.width)}, by how they ended")
     _legend(axes)
@@ -360,6 +434,37 @@ def _draw_breakers(axes: Axes, states: dict[str, list[tuple[float, float, str]]]
     axes.tick_params(axis="y", length=0)
     _tidy(axes, "Circuit breakers")
     _legend(axes, handles=[Patch(facecolor=colour, label=state) for state, colour in STATES.items()])
+
+
+def _draw_levels(axes: Axes, evidence: Evidence, end: float) -> None:
+    """Draw the level as one lane, and what operators did as marks on it."""
+    spans = evidence.level_spans(float(end))
+    for level, colour in LEVEL_COLOURS.items():
+        bars = [(start, stop - start) for start, stop, each in spans if each == level]
+        axes.broken_barh(bars, (-0.4, 0.8), facecolor=colour, linewidth=0, label=level)
+    acts = [act.at for act in evidence.operated][:SHADES_MAX]
+    axes.plot(acts, [0.0] * len(acts), linestyle="", marker="v", color=INK, markeredgecolor="white", label="operator")
+    axes.set_ylim(0.5, -0.5)
+    axes.yaxis.set_major_locator(NullLocator())
+    spent = evidence.time_in_levels()
+    _tidy(axes, "Degradation level")
+    _legend(
+        axes,
+        handles=[
+            Patch(facecolor=LEVEL_COLOURS[level], label=f"{level} {show_duration(seconds)}")
+            for level, seconds in spent.items()
+        ],
+        columns=len(spent),
+    )
+
+
+def _draw_helped(axes: Axes, buckets: Buckets) -> None:
+    for (name, counts), (colour, dash) in zip(buckets.helped.items(), LINES, strict=False):
+        axes.stairs(counts, buckets.edges, color=colour, linestyle=dash, linewidth=1.5, label=_short(name, 20))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    _tidy(axes, f"Calls retried, hedged, or answered by another, in each {show_duration(buckets.width)}")
+    _legend(axes, columns=4)
 
 
 def _draw_provider(axes: Axes, buckets: Buckets) -> None:
@@ -390,13 +495,14 @@ def _tidy(axes: Axes, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(axes: Axes, **what: Any) -> None:
+def _legend(axes: Axes, columns: int = 3, **what: Any) -> None:
     """Put the legend where it covers nothing: at the end of the title's line, or between title and panel if narrow."""
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.005, 1.0)}
     if _narrow(axes):
+        columns = min(columns, 3)
         place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0)}
         _title(axes, axes.get_title("left"), pad=LEGEND_LINE_PT)
-    axes.legend(ncols=3, **place, **_LEGEND, **what)
+    axes.legend(ncols=columns, **place, **_LEGEND, **what)
 
 
 _LEGEND: dict[str, Any] = {

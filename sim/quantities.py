@@ -191,6 +191,11 @@ def show_share(value: float) -> str:
     return f"{rounded:.{digits}f}%"
 
 
+def show_factor(value: float) -> str:
+    """Write how many times more something is: ``1.42x``."""
+    return "-" if math.isnan(value) else f"{value:.2f}x"
+
+
 def show_count(value: float) -> str:
     """Write a count, integers without a fraction."""
     return "-" if math.isnan(value) else f"{value:,.0f}" if value == round(value) else f"{value:.2f}"

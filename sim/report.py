@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from sim import plots
 from sim.expectations import WHOLE_RUN, Evidence
 from sim.journal import FaultEnded
-from sim.quantities import show_duration, show_share
+from sim.quantities import show_duration, show_factor, show_share
 from sim.verdict import Status, Verdict
 from sim.workload import Replay
 from sim.world import Run
@@ -40,10 +40,11 @@ HEADLINES = {
     Status.ABORTED: "aborted",
 }
 STATE_CLASSES = {"OPEN": "bad", "CLOSED": "good"}
+LEVEL_CLASSES = {"NORMAL": "good", "EMERGENCY": "bad", "MAINTENANCE": "bad"}
 OUTCOME_MEANINGS = {
     "answered": "and stored before the client was told",
     "failed": "the client got an error, or gave up",
-    "shed": "refused at once, to protect the service or a dependency",
+    "shed": "refused to protect the service or a dependency, or given an apology",
 }
 
 
@@ -92,6 +93,8 @@ def page(run: Run, again: str = "") -> str:
         failures=_failures(verdict),
         faults=_faults(verdict, evidence),
         breakers=_breakers(evidence),
+        levels=_levels(evidence),
+        helped=_helped(evidence),
         again=_again(run, again),
     )
 
@@ -121,6 +124,8 @@ def _facts(run: Run, evidence: Evidence) -> str:
         ("in the world", show_duration(run.virtual_seconds)),
         ("on the wall", f'<span id="wall">{_text(show_duration(run.wall_seconds))}</span>'),
     ]
+    if evidence.retried:
+        facts.insert(1, ("attempts, by turns", show_factor(len(evidence.attempted) / evidence.arrivals)))
     return "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in facts)
 
 
@@ -213,6 +218,46 @@ def _breakers(evidence: Evidence) -> str:
         rows.append((plots.clock(change.at), name, f"{_text(change.before)} → {after}", _text(change.reason)))
     heads = ("At", "Breaker", "State", "Reason")
     return _table("Every change of state and why", heads, _bounded(rows), numbers=(0,))
+
+
+def _levels(evidence: Evidence) -> str:
+    if not evidence.levels:
+        return "<p>The level stayed NORMAL.</p>"
+    spent = [
+        (_level(level), show_duration(seconds), show_share(seconds / max(evidence.duration_s, seconds)))
+        for level, seconds in evidence.time_in_levels().items()
+    ]
+    rows = []
+    for change in evidence.levels:
+        health = "-" if change.health is None else f"{change.health:.0f} %"
+        step = f"{_text(change.before)} → {_level(change.after)}"
+        rows.append((plots.clock(change.at), step, health, _text(change.reason)))
+    heads = ("At", "Level", "Health", "Reason")
+    return _table("Time in each level", ("Level", "Time", "Share"), spent, numbers=(1, 2)) + _table(
+        "Every step and why", heads, _bounded(rows), numbers=(0,)
+    )
+
+
+def _level(level: str) -> str:
+    return f'<span class="{LEVEL_CLASSES.get(level, "")}">{_text(level)}</span>'
+
+
+def _helped(evidence: Evidence) -> str:
+    counts = [
+        (f"<code>{_text(target)}</code>", _text(what), f"{count:,}")
+        for (target, what), count in evidence.help_counts().items()
+    ]
+    acts = [
+        (plots.clock(act.at), f"<code>{_text(act.target)}</code>", _text(act.action), _text(act.reason))
+        for act in evidence.operated
+    ]
+    tables = []
+    if counts:
+        tables.append(_table("Calls", ("Dependency", "What was done", "Times"), _bounded(counts), numbers=(2,)))
+    if acts:
+        heads = ("At", "Target", "Action", "Reason")
+        tables.append(_table("What operators did", heads, _bounded(acts), numbers=(0,)))
+    return "".join(tables) or "<p>No call was retried, hedged or answered by a fallback, and no operator acted.</p>"
 
 
 def _again(run: Run, again: str) -> str:
@@ -412,6 +457,14 @@ $faults
 <section>
 <h2>Circuit breakers</h2>
 $breakers
+</section>
+<section>
+<h2>Degradation levels</h2>
+$levels
+</section>
+<section>
+<h2>Retries, hedges, fallbacks, operators</h2>
+$helped
 </section>
 <section>
 <h2>See it again</h2>

@@ -7,6 +7,7 @@ bucket in which they arrived, so a row's numbers add up.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.console import Console, Group, RenderableType
@@ -14,9 +15,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestra.events import BreakerChanged
-from sim.expectations import Evidence, Window, percentile
-from sim.quantities import show_count, show_duration
+from orchestra.events import BreakerChanged, LevelChanged
+from sim.expectations import LEVELS, Evidence, Window, percentile
+from sim.quantities import show_count, show_duration, show_factor
 from sim.verdict import Status
 from sim.world import Run
 
@@ -27,6 +28,8 @@ BAR_COLUMNS = 24
 LANE_SLOTS = 8
 LANES_MAX = 2
 ERRORS_SHOWN_MAX = 4
+HELP_SHOWN_MAX = 6
+ACTS_SHOWN_MAX = 5
 
 
 class Signs(NamedTuple):
@@ -36,16 +39,19 @@ class Signs(NamedTuple):
     failed: str
     shed: str
     states: dict[str, str]
+    levels: dict[str, str]
     held: str
     broken: str
     none: str
     fault: str
 
 
-UNICODE = Signs("█", "╳", "░", {"CLOSED": "·", "HALF_OPEN": "▒", "OPEN": "█"}, "✔", "✘", "·", "▌")
-ASCII = Signs("#", "x", "-", {"CLOSED": ".", "HALF_OPEN": "h", "OPEN": "O"}, "ok", "NO", ".", "|")
+_BLOCKS, _LETTERS = (dict(zip(LEVELS, signs, strict=True)) for signs in ("·░▒▓█", ".LE!M"))
+UNICODE = Signs("█", "╳", "░", {"CLOSED": "·", "HALF_OPEN": "▒", "OPEN": "█"}, _BLOCKS, "✔", "✘", "·", "▌")
+ASCII = Signs("#", "x", "-", {"CLOSED": ".", "HALF_OPEN": "h", "OPEN": "O"}, _LETTERS, "ok", "NO", ".", "|")
 COLOURS = {"answered": "green", "failed": "red", "shed": "yellow"}
 STATE_COLOURS = {"CLOSED": "dim green", "HALF_OPEN": "yellow", "OPEN": "red"}
+LEVEL_COLOURS = dict(zip(LEVELS, ("dim green", "yellow", "dark_orange", "red", "bold magenta"), strict=True))
 STATUS_COLOURS = {Status.PASSED: "bold green", Status.INCONCLUSIVE: "bold yellow", Status.ABORTED: "bold yellow"}
 
 
@@ -85,9 +91,9 @@ def buckets(evidence: Evidence) -> list[Bucket]:
     return made
 
 
-def state_at(changes: list[BreakerChanged], moment: float) -> str:
-    """Return the state of the breaker that `changes` are of, at `moment`."""
-    state = "CLOSED"
+def state_at(changes: Sequence[BreakerChanged | LevelChanged], moment: float, first: str = "CLOSED") -> str:
+    """Return the state of the breaker (or the level) that `changes` are of, at `moment`; `first` before all of them."""
+    state = first
     for change in changes:
         if change.at > moment:
             break
@@ -111,7 +117,9 @@ def render(run: Run, again: str, console: Console) -> RenderableType:
     return Group(
         _title(run),
         Padding(_table(evidence, signs, console.width), (1, 0)),
+        *_legends(evidence, signs),
         *_faults(run, evidence, signs),
+        *_notes(evidence),
         _expectations(run, signs),
         _verdict(run, again),
     )
@@ -137,7 +145,7 @@ def _table(evidence: Evidence, signs: Signs, width: int) -> Table:
     rows = buckets(evidence)
     changed = list(dict.fromkeys(change.breaker for change in evidence.changes))[:LANES_MAX]
     lanes = {name: [change for change in evidence.changes if change.breaker == name] for name in changed}
-    roomy = width >= 52 + BAR_COLUMNS + (LANE_SLOTS + 2) * len(lanes)
+    roomy = width >= 52 + BAR_COLUMNS + (LANE_SLOTS + 2) * (len(lanes) + bool(evidence.levels))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
     for header in ("time", "turns", "answered", "failed", "shed", "p50", "p95"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -145,6 +153,8 @@ def _table(evidence: Evidence, signs: Signs, width: int) -> Table:
         table.add_column(_legend(signs), no_wrap=True, min_width=BAR_COLUMNS)
     for name in lanes:
         table.add_column(name, no_wrap=True, min_width=LANE_SLOTS)
+    if evidence.levels:
+        table.add_column("level", no_wrap=True, min_width=LANE_SLOTS)
     if evidence.faults:
         table.add_column("fault", no_wrap=True)
     most = max((row.arrivals for row in rows), default=0)
@@ -159,7 +169,9 @@ def _table(evidence: Evidence, signs: Signs, width: int) -> Table:
         ]
         if roomy:
             cells.append(_bar(row, most, signs))
-        cells.extend(_lane(changes, row, signs) for changes in lanes.values())
+        cells.extend(_lane(changes, row, signs.states, STATE_COLOURS) for changes in lanes.values())
+        if evidence.levels:
+            cells.append(_lane(evidence.levels, row, signs.levels, LEVEL_COLOURS))
         if active:
             cells.append(Text(signs.fault + active, style="red"))
         table.add_row(*cells)
@@ -203,17 +215,20 @@ def _bar(row: Bucket, most: int, signs: Signs) -> Text:
     return text
 
 
-def _lane(changes: list[BreakerChanged], row: Bucket, signs: Signs) -> Text:
-    """Draw a breaker's states in a row, in `LANE_SLOTS` moments."""
+def _lane(
+    changes: Sequence[BreakerChanged | LevelChanged], row: Bucket, signs: dict[str, str], colours: dict[str, str]
+) -> Text:
+    """Draw a breaker's states, or the level, in a row, in `LANE_SLOTS` moments; the first of `signs` is the first."""
     text = Text()
     step = (row.end - row.start) / LANE_SLOTS
     for slot in range(LANE_SLOTS):
-        state = state_at(changes, row.start + (slot + 0.5) * step)
-        text.append(signs.states[state], style=STATE_COLOURS[state])
+        state = state_at(changes, row.start + (slot + 0.5) * step, first=next(iter(signs)))
+        text.append(signs[state], style=colours[state])
     return text
 
 
-def _faults(run: Run, evidence: Evidence, signs: Signs) -> list[RenderableType]:
+def _legends(evidence: Evidence, signs: Signs) -> list[RenderableType]:
+    """Explain the signs of the lanes, and say how long each level was in force."""
     if evidence.changes:
         legend = Text("breaker  ", style="dim")
         for state, sign in signs.states.items():
@@ -222,6 +237,17 @@ def _faults(run: Run, evidence: Evidence, signs: Signs) -> list[RenderableType]:
     else:
         legend = Text("breakers stayed closed", style="dim")
     lines: list[RenderableType] = [legend]
+    if evidence.levels:
+        levels = Text("level    ", style="dim")
+        for level, seconds in evidence.time_in_levels().items():
+            levels.append(signs.levels[level], style=f"not dim {LEVEL_COLOURS[level]}")
+            levels.append(f" {level.lower()} {show_duration(seconds)}  ")
+        lines.append(levels)
+    return lines
+
+
+def _faults(run: Run, evidence: Evidence, signs: Signs) -> list[RenderableType]:
+    lines: list[RenderableType] = []
     for fault in run.verdict.faults:
         _, start, end = evidence.faults[fault.fault]
         text = Text("fault    ", style="dim")
@@ -232,6 +258,25 @@ def _faults(run: Run, evidence: Evidence, signs: Signs) -> list[RenderableType]:
         text.append(touched, style="not dim" if fault.touched else "not dim bold yellow")
         lines.append(text)
     return lines
+
+
+def _notes(evidence: Evidence) -> list[RenderableType]:
+    """Tell how clients, guards and operators tried to help themselves."""
+    notes = []
+    if evidence.retried:
+        factor = show_factor(len(evidence.attempted) / evidence.arrivals)
+        notes.append(("clients", f"asked again {len(evidence.retried):,} times, in all {factor} the turns"))
+    if counts := list(evidence.help_counts().items()):
+        shown = ", ".join(f"{target} {what} {count:,}" for (target, what), count in counts[:HELP_SHOWN_MAX])
+        more = len(counts) - HELP_SHOWN_MAX
+        notes.append(("calls", f"{shown}{f' and {more} more kinds' if more > 0 else ''}"))
+    notes += [
+        ("operator", f"{_clock(act.at, 1)} {act.target}: {act.action} ({act.reason})")
+        for act in evidence.operated[:ACTS_SHOWN_MAX]
+    ]
+    if (more := len(evidence.operated) - ACTS_SHOWN_MAX) > 0:
+        notes.append(("operator", f"and {more:,} more acts"))
+    return [Text(f"{who:<9}", style="dim").append(what, style="not dim") for who, what in notes]
 
 
 def _expectations(run: Run, signs: Signs) -> RenderableType:

@@ -34,7 +34,9 @@ def test_what_if_changes_the_named_setting_only(small):
 def test_runs_of_one_seed_have_the_same_arrivals_and_differ_in_what_was_changed(small):
     scenario = small(TROUBLE)
     short, long = (
-        rehearse(what_if(scenario, guards={"unified": {"breaker": {"open_seconds": seconds, "open_growth": 1}}}), seed=3)
+        rehearse(
+            what_if(scenario, guards={"unified": {"breaker": {"open_seconds": seconds, "open_growth": 1}}}), seed=3
+        )
         for seconds in (1, 15)
     )
     arrivals = [[entry.at for entry in run.journal if isinstance(entry, ClientArrived)] for run in (short, long)]
