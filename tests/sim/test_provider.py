@@ -10,7 +10,7 @@ from orchestra.model import Delta, Finish, Message, Prompt, Recollection
 from sim.distributions import Constant, Distribution, Exponential
 from sim.entropy import Streams
 from sim.faults import Faults, ProviderFailing, ProviderSlow
-from sim.journal import ProviderCallEnded
+from sim.journal import ProviderCallEnded, ProviderCallOutlived, ProviderCallStarted
 from sim.loop import SimEnvironment, run
 from sim.provider import ModelledProvider, Plan, Tokens, tokens_of
 from sim.scenario import ProviderModel
@@ -32,12 +32,18 @@ class Bench:
         each: Distribution = NO_TIME,
         failure_rate: float = 0.0,
         cost=lambda prompt: Tokens(10, 11),
+        abandoned="stops",
     ) -> None:
         self.env = SimEnvironment()
         self.faults = Faults()
         self.told = []
         model = ProviderModel(
-            capacity=capacity, first_token=first, per_prompt_token=prompt, per_token=each, failure_rate=failure_rate
+            capacity=capacity,
+            first_token=first,
+            per_prompt_token=prompt,
+            per_token=each,
+            failure_rate=failure_rate,
+            abandoned=abandoned,
         )
         self.provider = ModelledProvider(
             self.env, model, Streams(0).stream("provider"), self.faults, cost=cost, record=self.told.append
@@ -110,6 +116,46 @@ def test_a_call_that_is_left_gives_its_slot_back_at_once(moment, way):
     ended = bench.run(main())
     assert ended == pytest.approx(4.0 if moment == "queued" else after + 2.0)
     assert [each.outcome for each in bench.ended].count("dropped") == 1
+
+
+@pytest.mark.parametrize(
+    ("left_after", "failure_rate", "freed_at"),
+    [(0.5, 0.0, 2.0), (1.5, 0.0, 2.0), (0.5, 1.0, 1.0)],
+)
+def test_an_endpoint_may_finish_what_nobody_waits_for(left_after, failure_rate, freed_at):
+    """The call takes two seconds, or fails after one; the next one gets its slot then, not when its caller left."""
+    bench = Bench(each=Constant(0.1), failure_rate=failure_rate, abandoned="continues")
+
+    async def main() -> None:
+        task = asyncio.ensure_future(bench.ask())
+        await asyncio.sleep(left_after)
+        task.cancel()
+        await asyncio.wait([task])
+        assert bench.provider.busy == 0  # nothing is owed to anybody
+        await asyncio.gather(bench.ask(), return_exceptions=True)
+
+    bench.run(main())
+    assert bench.ended[1].queued_seconds == pytest.approx(freed_at - left_after)
+    (outlived,) = [each for each in bench.told if isinstance(each, ProviderCallOutlived)]
+    assert outlived.call == 1
+    assert (outlived.at, outlived.seconds) == pytest.approx((left_after, freed_at - left_after))
+    met = [each for each in bench.told if isinstance(each, ProviderCallStarted)][1]
+    assert (met.queued, met.serving) == (0, 1)
+
+
+def test_an_endpoint_that_finishes_what_it_began_forgets_who_left_the_queue():
+    bench = Bench(abandoned="continues")
+
+    async def main() -> None:
+        first, second = (asyncio.ensure_future(bench.ask()) for _ in range(2))
+        await asyncio.sleep(0.5)
+        second.cancel()
+        await asyncio.wait([second])
+        assert (bench.provider.busy, bench.provider.queued) == (1, 0)
+        await first
+
+    bench.run(main())
+    assert not [each for each in bench.told if isinstance(each, ProviderCallOutlived)]
 
 
 def test_a_share_of_calls_fails_when_their_first_token_is_due():

@@ -23,10 +23,11 @@ from sim.quantities import (
     share,
     show_count,
     show_duration,
+    show_factor,
     show_share,
 )
 from sim.scenario import load, parse, replaying, schema, settings_of
-from sim.workload import OpenLoop, Replay, Row
+from sim.workload import OpenLoop, Replay, Retries, Row
 
 WHOLE = """\
 name: everything
@@ -40,6 +41,7 @@ workload:
     context_tokens: {constant: 10}
     generated_tokens: {exponential: {mean: 5}}
     patience: 20s
+    retries: {attempts: 4, wait: 250ms, style: polite}
 world:
   provider:
     capacity: 3
@@ -47,6 +49,7 @@ world:
     per_prompt_token: 0.1ms
     per_token: {exponential: {mean: 10ms}}
     failure_rate: 2.5%
+    abandoned: continues
   stores: {latency: {lognormal: {median: 1ms, p95: 2ms}}}
 settings:
   turn_seconds_max: 70.5
@@ -61,7 +64,9 @@ expectations:
   - {during: provider_slow, within: 3s, breaker: unified opens}
   - {after: fault, within: 5s, p95: < 5s, failures: <= 3}
   - {always: accounted}
+  - {always: levels_in_order}
   - {always: run, breaker: closed}
+  - {after: fault, goodput: ">= 90%", retry_amplification: "<= 1.5", level: at most ESSENTIAL}
 """
 LEAST = "name: least\nduration: 1s\nworkload: {open_loop: {rate: 1/s}}\n"
 
@@ -82,10 +87,12 @@ def test_everything_that_a_file_may_say_is_read_with_its_units():
         context_tokens=Constant(10),
         generated_tokens=Exponential(5),
         patience=20.0,
+        retries=Retries(attempts=4, wait=0.25, style="polite"),
     )
     assert it.world.provider.first_token == Lognormal(0.1, 1.0)
     assert it.world.provider.per_prompt_token == Constant(0.0001)
     assert it.world.provider.failure_rate == 0.025
+    assert it.world.provider.abandoned == "continues"
     assert it.settings == {
         "turn_seconds_max": 70.5,
         "log_level": "error",
@@ -112,6 +119,7 @@ def test_the_least_file_has_sensible_defaults():
     it = parse(LEAST)
     assert it.faults == it.expectations == ()
     assert it.world.provider.capacity > 1
+    assert (it.workload.retries, it.world.provider.abandoned) == (None, "stops")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +142,13 @@ def test_the_least_file_has_sensible_defaults():
         (LEAST.replace("1/s}", "1/s, users: 0}"), "users: 0 is out of bounds"),
         (LEAST.replace("1/s}", "1/s, patience: 0}"), "patience: 0 is out of bounds"),
         (LEAST.replace("1/s}", "1/s, context_tokens: -3}"), "-3 is negative"),
+        (LEAST.replace("1/s}", "1/s, retries: {attempts: 1}}"), "retries.attempts: 1 is out of bounds: write 2 to 100"),
+        (LEAST.replace("1/s}", "1/s, retries: {wait: 1}}"), "retries.wait: 1 has no unit"),
+        (
+            LEAST.replace("1/s}", "1/s, retries: {style: rude}}"),
+            "retries.style: 'rude' is unknown: known are naive, polite",
+        ),
+        (LEAST + "world: {provider: {abandoned: stop}}", "abandoned: 'stop' is unknown: did you mean stops?"),
         (LEAST.replace("1/s}", "1/s, context_tokens: {lognormal: {median: 2, p95: 1}}}"), "p95: is below the median"),
         (LEAST.replace("1/s}", "1/s, context_tokens: {exponential: {mean: 0}}}"), "mean: 0 is out of bounds"),
         (LEAST.replace("least", "' '"), "name: is empty"),
@@ -195,6 +210,9 @@ def test_the_least_file_has_sensible_defaults():
         (LEAST + "expectations: [{always: run, before: fault, p95: < 1s}]", "not before and always"),
         (LEAST + "expectations: [{always: run}]", "expects nothing"),
         (LEAST + "expectations: [{always: run, breaker: melts}]", "'melts' is unknown"),
+        (LEAST + "expectations: [{always: run, level: at least}]", "level: 'at least' is unknown: write `at least`"),
+        (LEAST + "expectations: [{always: run, level: below NORMAL}]", "and one of NORMAL, LIMITED, ESSENTIAL"),
+        (LEAST + "expectations: [{always: accounted, level: NORMAL}]", "accounted stands alone"),
         (LEAST + "expectations: [{always: run, p95: 5s}]", "'5s' is no bound"),
         (LEAST + "expectations: [{always: run, p95: < 5}]", "5 has no unit"),
         (LEAST + "expectations:\n  - always: run\n    p95: > 5s", "needs quotes"),
@@ -306,6 +324,7 @@ def test_a_trace_takes_the_place_of_the_workload():
     trace = Replay("t.csv", (Row(0.0, 1, 1), Row(99.5, 1, 1)))
     it = replaying(trace, parse(WHOLE))
     assert (it.duration, it.workload.rows, it.workload.patience) == (100.0, trace.rows, 20.0)
+    assert it.workload.retries.attempts == 4
     assert replaying(trace).expectations
     with pytest.raises(Unreadable, match=r"everything with the trace t.csv: .*faults\[0\].provider_slow.at"):
         replaying(Replay("t.csv", (Row(0.0, 1, 1),)), parse(WHOLE))
@@ -359,6 +378,8 @@ def test_a_bound_holds_or_not_and_nan_keeps_none():
         (show_duration(600), "10min"),
         (show_duration(3661), "1h 1min 1s"),
         (show_duration(float("nan")), "-"),
+        (show_factor(1.423), "1.42x"),
+        (show_factor(float("nan")), "-"),
         (show_share(0.99999), "99.99%"),
         (show_share(0.5), "50%"),
         (show_share(1.0), "100%"),
