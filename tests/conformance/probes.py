@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.conformance.breakers import Clock, Subject
@@ -91,15 +91,23 @@ class Bench:
 
     subject: Subject
     clock: Clock
+    calls: list[Call] = field(default_factory=list)  # held, or one that hangs could be collected, and so end
 
     @property
     def state(self) -> str:
         return self.subject.state
 
     async def start(self) -> Call:
-        call = Call(self.subject)
-        await settle()
+        """Start a call, which is under way then, or has been rejected."""
+        (call,) = await self.start_many(1)
         return call
+
+    async def start_many(self, number: int) -> list[Call]:
+        """Start calls at once."""
+        started = [Call(self.subject) for _ in range(number)]
+        self.calls += started
+        await settle()
+        return started
 
     async def fail(self) -> BaseException | None:
         """Make one call that fails, and return what its caller gets."""
@@ -158,9 +166,8 @@ async def herd(bench: Bench) -> Finding:
 
 async def hung_probe(bench: Bench) -> Finding:
     await bench.trip_and_wait()
-    for _ in range(bench.subject.probes_max):
-        await bench.start()
-    unlimited = (await bench.start()).reached
+    *_, one_more = [await bench.start() for _ in range(bench.subject.probes_max + 1)]
+    unlimited = one_more.reached
     bench.clock.advance(MINUTE)
     later = await _crowd(bench)
     if not later:
@@ -174,9 +181,7 @@ async def hung_probe(bench: Bench) -> Finding:
 
 async def _crowd(bench: Bench) -> list[Call]:
     """Start many calls at once, and return those that reach the backend."""
-    calls = [Call(bench.subject) for _ in range(CALLERS)]
-    await settle()
-    return [call for call in calls if call.reached]
+    return [call for call in await bench.start_many(CALLERS) if call.reached]
 
 
 # --- exits that say nothing about the backend -----------------------------------------------------------------------
