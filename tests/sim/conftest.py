@@ -4,8 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestra.events import BreakerChanged
-from sim.journal import ClientArrived, ClientFinished, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
+from orchestra.events import BreakerChanged, LevelChanged
+from sim.journal import (
+    ClientArrived,
+    ClientFinished,
+    ClientRetried,
+    FaultEnded,
+    FaultStarted,
+    Journal,
+    RunFinished,
+    RunStarted,
+)
 from sim.scenario import Scenario, parse
 
 SMALL = """
@@ -25,9 +34,15 @@ def small() -> Callable[..., Scenario]:
 
 @pytest.fixture
 def story() -> Callable[..., Journal]:
-    """Make a journal: turns as (at, outcome, seconds), a fault's span, breaker changes as (at, breaker, state)."""
+    """Make a journal of what a test names.
 
-    def make(turns=(), fault=None, changes=(), duration=100.0, finished=True) -> Journal:
+    Turns as (at, outcome, seconds), a fault's span, breaker changes as (at, breaker, state), levels as (at, before,
+    after), retries of clients as (at, number of the turn), and any other entries.
+    """
+
+    def make(
+        turns=(), fault=None, changes=(), levels=(), retries=(), more=(), duration=100.0, finished=True
+    ) -> Journal:
         journal = Journal()
         journal.record(RunStarted(0.0, "story", 0, "orchestrator", duration, {}))
         entries = [
@@ -41,6 +56,9 @@ def story() -> Callable[..., Journal]:
             )
         ]
         entries += [BreakerChanged(at, breaker, "", after, "") for at, breaker, after in changes]
+        entries += [LevelChanged(at, before, after, 50.0, "a test says so") for at, before, after in levels]
+        entries += [ClientRetried(at, number, f"c{number}", 2, "x", 0.5) for at, number in retries]
+        entries += more
         if fault is not None:
             entries += [FaultStarted(fault[0], 0, "store_down", "x"), FaultEnded(fault[1], 0, "store_down", 1)]
         for entry in sorted(entries, key=lambda entry: entry.at):

@@ -5,8 +5,10 @@ import math
 import pytest
 from msgspec import structs
 
-from sim.compare import side_by_side, what_if
+from orchestra.events import BreakerChanged, CallFinished, FellBack
+from sim.compare import side_by_side, unguarded, what_if
 from sim.journal import ClientArrived
+from sim.scenario import settings_of
 from sim.verdict import reach
 from sim.world import Run, rehearse
 
@@ -31,6 +33,18 @@ def test_what_if_changes_the_named_setting_only(small):
     assert scenario.settings[f"{BREAKER}.open_seconds"] == 5
 
 
+def test_unguarded_means_that_the_provider_is_asked_whatever_happens(small):
+    more = "settings: {guards: {unified: {fallbacks: [apology], bulkhead: {concurrent_max: 1}}}}\n"
+    guarded, free = small(more), unguarded(small(more))
+    policy = settings_of(free.settings).guards.unified
+    assert (policy.fallbacks, policy.retry.attempts_max) == ((), 3)
+    run = rehearse(structs.replace(free, faults=small(TROUBLE).faults), seed=1)
+    assert not [entry for entry in run.journal if isinstance(entry, BreakerChanged | FellBack)]
+    assert {entry.outcome for entry in run.journal if isinstance(entry, CallFinished)} == {"success", "failure"}
+    assert set(run.verdict.failures) == {"provider-failed"}
+    assert structs.replace(free, settings=guarded.settings) == guarded
+
+
 def test_runs_of_one_seed_have_the_same_arrivals_and_differ_in_what_was_changed(small):
     scenario = small(TROUBLE)
     short, long = (
@@ -51,13 +65,16 @@ def test_runs_of_one_seed_have_the_same_arrivals_and_differ_in_what_was_changed(
 def test_the_table_has_the_numbers_of_the_run(small, story):
     turns = [(1.0, "answered", 2.0), (2.0, "failed", 1.0), (3.0, "shed", 0.1), (4.0, "answered", 4.0)]
     changes = [(21.0, "unified", "OPEN"), (33.0, "unified", "CLOSED"), (25.0, "memory", "CLOSED")]
-    row = side_by_side({"x": run_of(story(turns, fault=(20.0, 30.0), changes=changes), small())}).loc["x"]
+    row = side_by_side(
+        {"x": run_of(story(turns, fault=(20.0, 30.0), changes=changes, retries=[(2.0, 2), (2.5, 2)]), small())}
+    ).loc["x"]
     assert row.to_dict() == {
         "verdict": "PASSED",
         "success": 0.5,
         "failed": 1,
         "shed": 1,
         "p95": 3.9,
+        "amplification": 1.5,
         "openings": 1,
         "closed_after": 3.0,
     }

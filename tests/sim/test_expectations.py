@@ -98,6 +98,113 @@ def test_where_nobody_was_refused_no_refusal_kept_waiting(story):
     assert (it.held, it.value) == (True, 0.0)
 
 
+def test_goodput_counts_answers_when_they_come_and_a_turn_where_it_arrived(story):
+    """The answer of 45 comes after the fault; before it came those of 5 and 15, of as many turns."""
+    journal = story(TURNS, fault=(20, 50))
+    values = [result(journal, **{window: "fault"}, goodput=bound(">= 0%")).value for window in ("before", "during")]
+    assert values == [1.0, 0.0]
+    assert result(journal, after="fault", goodput=bound(">= 90%")).value == 1.0
+    assert result(journal, always="run", goodput=bound(">= 62%")).measured == "62.5%"
+
+
+def test_goodput_is_above_one_while_a_backlog_is_answered(story):
+    journal = story([(30, "answered", 25.0), (35, "answered", 18.0), (60, "answered", 1.0)], fault=(20, 50))
+    assert result(journal, after="fault", goodput=bound(">= 1%")).value == 3.0
+
+
+def test_retry_amplification_counts_attempts_when_they_are_made(story):
+    journal = story(TURNS, fault=(20, 50), retries=[(31, 3), (38, 3), (49.9, 4), (50.1, 4)])
+    found = [
+        result(journal, **window, retry_amplification=bound("<= 9", count))
+        for window in ({"before": "fault"}, {"during": "fault"}, {"after": "fault"}, {"always": "run"})
+    ]
+    assert [it.value for it in found] == [1.0, 2.0, 4 / 3, 12 / 8]
+    assert found[3].text == "always: retry amplification <= 9.00x"
+    assert found[3].measured == "1.50x"
+
+
+@pytest.mark.parametrize("measure", ["goodput", "retry_amplification"])
+def test_without_arrivals_there_is_neither_goodput_nor_amplification(story, measure):
+    quantity = share if measure == "goodput" else count
+    journal = story([(10, "answered", 15.0)], fault=(20, 50), retries=[(30, 1)])
+    it = result(journal, during="fault", **{measure: bound(">= 0", quantity)})
+    assert (it.held, it.measured) == (False, "-")
+
+
+LEVELS = [
+    (25, "NORMAL", "LIMITED"),
+    (30, "LIMITED", "ESSENTIAL"),
+    (60, "ESSENTIAL", "LIMITED"),
+    (80, "LIMITED", "NORMAL"),
+]
+
+
+@pytest.mark.parametrize(
+    ("window", "level", "within", "held", "measured"),
+    [
+        ({"during": "fault"}, "at least LIMITED", 5.0, True, "from 5s on"),
+        ({"during": "fault"}, "at least LIMITED", 4.9, False, "from 5s on"),
+        ({"during": "fault"}, "at least LIMITED", None, False, "from 5s on"),
+        ({"during": "fault"}, "at least ESSENTIAL", 10.0, True, "from 10s on"),
+        ({"during": "fault"}, "ESSENTIAL", 10.0, True, "from 10s on"),
+        ({"during": "fault"}, "LIMITED", 30.0, False, "ESSENTIAL at the window's end"),
+        ({"during": "fault"}, "at least EMERGENCY", 30.0, False, "ESSENTIAL at the window's end"),
+        ({"before": "fault"}, "NORMAL", None, True, "all the time"),
+        ({"after": "fault"}, "NORMAL", 30.0, True, "from 30s on"),
+        ({"after": "fault"}, "NORMAL", 29.0, False, "from 30s on"),
+        ({"after": "fault"}, "at most LIMITED", 10.0, True, "from 10s on"),
+        ({"always": "run"}, "at most ESSENTIAL", None, True, "all the time"),
+        ({"always": "run"}, "at most LIMITED", None, False, "from 60s on"),
+    ],
+)
+def test_a_level_is_kept_from_some_moment_to_the_windows_end(story, window, level, within, held, measured):
+    it = result(story(TURNS, fault=(20, 50), levels=LEVELS), **window, level=level, within=within)
+    assert (it.held, it.measured) == (held, measured)
+    assert it.text.endswith(f": level {level}")
+
+
+def test_a_run_that_tells_of_no_level_was_normal(story):
+    journal = story(TURNS, fault=(20, 50))
+    assert result(journal, always="run", level="NORMAL").held
+    assert not result(journal, during="fault", within=10.0, level="at least LIMITED").held
+    assert result(journal, always="levels_in_order").measured == "NORMAL all the time"
+    assert Evidence(journal).time_in_levels() == {"NORMAL": 100.0}
+
+
+def test_the_level_of_a_fault_that_never_came_is_kept_by_nothing(story):
+    assert not result(story(TURNS), during="fault", level="NORMAL").held
+
+
+def test_breaker_and_level_of_one_expectation_are_two_results(story):
+    journal = story(TURNS, fault=(20, 50), levels=LEVELS)
+    both = judge((Expectation(during="fault", within=9.0, breaker="closed", level="at least LIMITED"),), journal)
+    assert [(it.text, it.held) for it in both] == [
+        ("during fault, within 9s: breaker closed", True),
+        ("during fault, within 9s: level at least LIMITED", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("levels", "held", "measured"),
+    [
+        (LEVELS, True, "4 adjacent steps"),
+        ([(25, "NORMAL", "ESSENTIAL")], False, "at 25s from NORMAL to ESSENTIAL, after NORMAL"),
+        ([(25, "LIMITED", "ESSENTIAL")], False, "at 25s from LIMITED to ESSENTIAL, after NORMAL"),
+        ([(25, "NORMAL", "NORMAL")], False, "at 25s from NORMAL to NORMAL, after NORMAL"),
+        ([*LEVELS[:2], (40, "ESSENTIAL", "NORMAL")], False, "at 40s from ESSENTIAL to NORMAL, after ESSENTIAL"),
+    ],
+)
+def test_levels_come_in_adjacent_steps(story, levels, held, measured):
+    it = result(story(TURNS, levels=levels), always="levels_in_order")
+    assert (it.held, it.measured) == (held, measured)
+
+
+def test_time_in_each_level_adds_up_to_the_run(story):
+    spent = Evidence(story(TURNS, levels=LEVELS)).time_in_levels()
+    assert spent == {"NORMAL": 45.0, "LIMITED": 25.0, "ESSENTIAL": 30.0}
+    assert list(spent) == ["NORMAL", "LIMITED", "ESSENTIAL"]
+
+
 CHANGES = [
     (25, "unified", "OPEN"),
     (40, "unified", "HALF_OPEN"),

@@ -138,7 +138,7 @@ def test_nothing_is_fetched_and_nothing_runs(html):
 def test_the_page_can_be_read_aloud(html):
     page = Page(html)
     assert page.all("html") == [{"lang": "en"}]
-    assert [tag for tag, _ in page.elements if re.fullmatch(r"h\d", tag)] == ["h1"] + ["h2"] * 7
+    assert [tag for tag, _ in page.elements if re.fullmatch(r"h\d", tag)] == ["h1"] + ["h2"] * 9
     pictures = page.all("svg")
     assert len(pictures) == 4
     assert all(picture["role"] == "img" and len(picture["aria-label"]) > 40 for picture in pictures)
@@ -192,7 +192,7 @@ def test_the_numbers_are_those_of_the_verdict(html, run):
 def test_it_can_be_seen_again(html, run):
     assert "orchestra sim run SCENARIO.yaml --seed 7 --door orchestrator" in html
     assert run.journal.digest in html
-    assert "breaker_open_seconds = 3" in html
+    assert "guards.unified.breaker.open_seconds = 3" in html
     assert "orchestra sim run that.yaml --seed 7 &amp;&amp; x" in report.page(
         run, "orchestra sim run that.yaml --seed 7 && x"
     )
