@@ -11,7 +11,7 @@ import math
 from asyncio import CancelledError, current_task
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from itertools import takewhile
 from typing import Any, TypeVarTuple
 
@@ -177,7 +177,7 @@ class Watchdog:
     def close(self) -> None:
         """Take the timer back, which else stays set for the last call that came, even where that has left.
 
-        For the end, when no call is under way: one that is has no deadline any more, until another enters.
+        For the end, when no call is under way: one that is would lose its deadline.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -204,9 +204,10 @@ class Watchdog:
     def _call_at(self, at: float, callback: Callable[[*Ts], None], *args: *Ts) -> asyncio.Handle:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+        nobodys = Context()  # the timer outlives whoever sets it, and must not hold what their turn has in its own
         if at <= self._loop.time():
-            return self._loop.call_soon(callback, *args)  # as a timer it would let one more turn pass
-        return self._loop.call_at(at, callback, *args)
+            return self._loop.call_soon(callback, *args, context=nobodys)  # a timer would let one more turn pass
+        return self._loop.call_at(at, callback, *args, context=nobodys)
 
 
 def _expire(watch: Watch) -> None:

@@ -260,6 +260,21 @@ def test_closing_takes_the_timer_back_and_entering_sets_it_again() -> None:
     loop.run(main())
 
 
+def test_timers_hold_nothing_of_the_turns_that_set_them() -> None:
+    """A loop keeps a timer's context until its time has come, also where it was cancelled."""
+
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, loop.SimLoop)
+        watchdog = Watchdog()
+        with deadline_within(9.0):  # which is a context variable
+            for at in (2.0, 1.0):
+                watchdog.leave(watchdog.enter(at))
+        assert [len(timer._context) for _, _, timer in running._timers] == [0, 0]  # type: ignore[attr-defined]
+
+    loop.run(main())
+
+
 @pytest.mark.parametrize("at", [1.0, 2.0])
 def test_a_deadline_that_has_passed_expires_in_the_next_turn(at: float) -> None:
     async def main() -> None:
