@@ -431,6 +431,17 @@ def test_a_slow_probe_reopens_at_its_end() -> None:
     assert bench.state == "CLOSED"
 
 
+def test_what_responds_after_it_was_settled_says_nothing() -> None:
+    bench = Bench({"slow_seconds": 2.0})
+    bench.half_open()
+    probe = bench.breaker.acquire()
+    probe.success()
+    bench.now += 2.0
+    probe.responded()
+    assert bench.status == status("HALF_OPEN", successes=1, relapses=1)
+    assert probe.responded_at is None
+
+
 def test_a_slow_stream_in_closed_counts_when_it_ends() -> None:
     bench = Bench({"slow_seconds": 2.0, "calls_min": 1, "slow_rate_max": 1.0})
     permit = bench.breaker.acquire()
