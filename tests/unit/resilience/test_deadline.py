@@ -119,6 +119,11 @@ def test_tasks_take_the_deadline_over_and_keep_theirs_to_themselves() -> None:
     loop.run(main())
 
 
+def test_a_deadline_that_was_given_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match="immutable"):
+        Deadline(1.0, ours=True).at = 2.0  # type: ignore[misc]
+
+
 def test_a_deadline_is_a_number() -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match=r"seconds is NaN.*give a number of seconds"), deadline_within(math.nan):

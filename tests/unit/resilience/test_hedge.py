@@ -226,6 +226,25 @@ def test_losers_are_waited_for() -> None:
     run(main)
 
 
+def test_a_loser_that_fails_as_it_is_cancelled_is_nobodys_business() -> None:
+    calls: list[int] = []
+
+    async def work() -> str:
+        calls.append(1)
+        if len(calls) == 2:
+            return "b"
+        try:
+            await asyncio.sleep(9.0)
+        finally:
+            raise KeyError("while cleaning up")
+
+    async def main() -> None:
+        budget = RetryBudget(RetryPolicy(), asyncio.get_running_loop().time)
+        assert await hedged(work, THREE, budget, lambda: None) == "b"
+
+    run(main)
+
+
 @pytest.mark.parametrize("after", [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])
 def test_cancelled_at_any_time_all_calls_are_and_are_waited_for(after: float) -> None:
     """Before the first starts, between hedges, as one starts, with all under way, and while losers clean up."""
