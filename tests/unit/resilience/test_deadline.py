@@ -126,7 +126,7 @@ def test_a_deadline_that_was_given_cannot_be_changed() -> None:
 
 def test_a_deadline_is_a_number() -> None:
     async def main() -> None:
-        with pytest.raises(ValueError, match=r"seconds is NaN.*give a number of seconds"), deadline_within(math.nan):
+        with pytest.raises(ValueError, match=r"^seconds is NaN.*give a number of seconds"), deadline_within(math.nan):
             pass
 
     loop.run(main())
