@@ -14,11 +14,14 @@ from orchestra.gateway.parameters import refuse_unknown, whole_number
 from orchestra.gateway.wire import json_response
 from orchestra.limits import ID_CHARS_MAX, is_id
 from orchestra.model import Turn
-from orchestra.ports import Ports
+from orchestra.ports import ConversationStore, Ports
 
 TURNS_MAX = 100
 TURN_NUMBER_MAX = 2**31 - 1
 """As large as the conversation's numbers are stored."""
+
+PAGE_CHARS_MAX = 2_000_000
+READ_AT_ONCE = 20
 
 
 class History(Struct, frozen=True):
@@ -50,8 +53,9 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 @apidoc.parameter("after", "Above which number.", type="integer", minimum=0, maximum=TURN_NUMBER_MAX, default=0)
 @openapi.summary("Read a conversation")
 @openapi.description(
-    "The turns numbered above `after`, lowest first, at most `limit`. Every acknowledged turn is here, also those of a "
-    "session that is too old to be continued, and also while the service takes no new turns (MAINTENANCE)."
+    "The turns numbered above `after`, lowest first, at most `limit`, fewer where they are long; `next_after` brings "
+    "the next page. Every acknowledged turn is here, also those of a session that is too old to be continued, and also "
+    "while the service takes no new turns (MAINTENANCE)."
 )
 async def history(request: Request, session_id: str) -> HTTPResponse:
     """Return a page of the session's turns."""
@@ -68,20 +72,49 @@ async def history(request: Request, session_id: str) -> HTTPResponse:
     ports: Ports = request.app.ctx.service.ports
     settings = await request.app.ctx.service.container.resolve(Settings)
     calls = StoreCalls(ports.hook, settings.store_seconds_max)
-    page = await _page(ports, calls, request.ctx.correlation_id, session_id, after, limit)
-    return json_response(page, {"Cache-Control": "no-store"})
+    reading = Reading(ports.conversations, calls, request.ctx.correlation_id)
+    return json_response(await reading.page(session_id, after, limit), {"Cache-Control": "no-store"})
 
 
-async def _page(
-    ports: Ports, calls: StoreCalls, correlation_id: str, session_id: str, after: int, limit: int
-) -> History:
-    """Read one turn more than asked for, which tells whether there is another page."""
-    found = await calls(
-        "conversations", correlation_id, ports.conversations.turns(session_id, after=after, limit=limit + 1)
-    )
-    if not found and await calls("conversations", correlation_id, ports.conversations.owner(session_id)) is None:
-        raise SessionUnknown(
-            f"there is no session {session_id!r}: send the session_id of a reply that was given", field="session_id"
-        )
-    turns = found[:limit]
-    return History(session_id, turns, turns[-1].number if len(found) > limit else None)
+class Reading:
+    """Reads conversations for one request, a few turns at a time, so that a page of long ones fills no memory."""
+
+    def __init__(self, conversations: ConversationStore, calls: StoreCalls, correlation_id: str) -> None:
+        self._conversations = conversations
+        self._calls = calls
+        self._correlation_id = correlation_id
+
+    async def page(self, session_id: str, after: int, limit: int) -> History:
+        """Return at most `limit` turns, fewer where they are long.
+
+        Raises
+        ------
+        SessionUnknown
+            No turn of the session is stored.
+        """
+        turns: list[Turn] = []
+        chars = 0
+        while True:
+            wanted = min(READ_AT_ONCE, limit + 1 - len(turns))  # one more tells whether there is another page
+            found = await self._turns(session_id, turns[-1].number if turns else after, wanted)
+            for turn in found:
+                chars += len(turn.message) + len(turn.reply)
+                if len(turns) == limit or (turns and chars > PAGE_CHARS_MAX):
+                    return History(session_id, tuple(turns), turns[-1].number)
+                turns.append(turn)
+            if len(found) < wanted:
+                break
+        if not turns:
+            await self._refuse_unknown(session_id)
+        return History(session_id, tuple(turns), None)
+
+    async def _turns(self, session_id: str, after: int, limit: int) -> tuple[Turn, ...]:
+        found = self._conversations.turns(session_id, after=after, limit=limit)
+        return await self._calls("conversations", self._correlation_id, found)
+
+    async def _refuse_unknown(self, session_id: str) -> None:
+        owner = await self._calls("conversations", self._correlation_id, self._conversations.owner(session_id))
+        if owner is None:
+            raise SessionUnknown(
+                f"there is no session {session_id!r}: send the session_id of a reply that was given", field="session_id"
+            )

@@ -3,7 +3,10 @@
 import json
 from typing import Any
 
+import pytest
+
 from orchestra.events import StoreFinished
+from orchestra.gateway import history
 from orchestra.model import Delta, Finish
 from orchestra.resilience.degradation import Degradation, Level
 from sim.faults import StoreDown
@@ -60,6 +63,36 @@ def test_a_page_has_100_turns_at_most(visit: Any) -> None:
         page = await read(client, session_id)
         assert (len(page["turns"]), page["next_after"]) == (100, 100)
 
+    visit(story, hi)
+
+
+def test_a_page_of_long_turns_is_shorter_and_nothing_is_skipped(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(client: Any) -> None:
+        session_id = await talked(client, 25)
+        seen: list[int] = []
+        sizes: list[int] = []
+        after: int | None = 0
+        while after is not None:
+            page = await read(client, f"{session_id}?after={after}")
+            seen += numbers(page)
+            sizes.append(len(page["turns"]))
+            after = page["next_after"]
+        assert seen == list(range(1, 26))
+        assert sizes == [10, 9, 6]  # of 11 characters a turn at first, then of 12
+
+    monkeypatch.setattr(history, "PAGE_CHARS_MAX", 111)
+    visit(story, hi)
+
+
+def test_a_turn_that_is_longer_than_a_page_is_a_page(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(client: Any) -> None:
+        session_id = await talked(client, 2)
+        first = await read(client, session_id)
+        assert (numbers(first), first["next_after"]) == ([1], 1)
+        last = await read(client, f"{session_id}?after=1")
+        assert (numbers(last), last["next_after"]) == ([2], None)
+
+    monkeypatch.setattr(history, "PAGE_CHARS_MAX", 5)
     visit(story, hi)
 
 

@@ -205,6 +205,8 @@ def test_a_client_that_goes_away_ends_the_turn_and_the_providers_call(visit: Any
         (finished,) = client.told(TurnFinished)
         assert (finished.outcome, finished.error) == ("failed", "cancelled")
         assert client.told(UnexpectedError) == []
+        told = [type(event) for event in client.events if isinstance(event, TurnFinished | RequestFinished)]
+        assert told[0] is TurnFinished  # the request is only over with its turn
         statuses = [each.status for each in client.told(RequestFinished)]
         assert statuses == ([] if leaves_after < 1.0 else [499])  # Sanic's own server answers for the first case
 
