@@ -14,6 +14,8 @@ from contextlib import aclosing
 from math import inf
 from typing import TypeVar
 
+from msgspec import Struct
+
 from orchestra.errors import BreakerOpen, DeadlineExceeded, DeadlineShortened, Overloaded, kind_of
 from orchestra.events import CallFinished, CallHedged, CallOutcome, CallRetried, Hook
 from orchestra.policies import GuardPolicy
@@ -24,6 +26,14 @@ from orchestra.resilience.hedge import hedged
 from orchestra.resilience.retry import RetryBudget, backoff_seconds, retriable
 
 T = TypeVar("T")
+
+
+class _Call(Struct):
+    """A call under way, for what the hook is told of it."""
+
+    correlation_id: str
+    started: float
+    attempts: int = 1
 
 
 class Guard:
@@ -54,6 +64,7 @@ class Guard:
         self._random = random
         self._hook = hook
         self._watchdog = Watchdog()
+        self._total_seconds_max = policy.attempt.total_seconds_max
 
     def close(self) -> None:
         """Leave no timer behind."""
@@ -77,13 +88,13 @@ class Guard:
         DeadlineExceeded
             The last attempt took longer than its limit, or than what was left of the turn.
         """
-        told = _Told(self, correlation_id)
+        told = self._begin(correlation_id)
         hedges = idempotent and self.policy.hedge.attempts_max > 1
         try:
             while True:
                 try:
                     if hedges:
-                        result = await hedged(lambda: self._attempt(work), self.policy.hedge, self.budget, told.hedged)
+                        result = await self._attempt_hedged(work, told)
                     else:
                         result = await self._attempt(work)
                     break
@@ -91,14 +102,14 @@ class Guard:
                     pause = self._pause(error, told)
                 await asyncio.sleep(pause)
         except BaseException as error:
-            told.failed(error)
+            self._failed(told, error)
             raise
-        told.succeeded()
+        self._finish(told, "success", "")
         return result
 
     async def stream(self, correlation_id: str, work: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
         """Stream the items of `work()`; permit and slot are held to the stream's end. Raises like `call`."""
-        told = _Told(self, correlation_id)
+        told = self._begin(correlation_id)
         try:
             while True:
                 items = self._attempt_stream(work)
@@ -106,7 +117,7 @@ class Guard:
                     first = await anext(items)
                     break
                 except StopAsyncIteration:
-                    told.succeeded()
+                    self._finish(told, "success", "")
                     return
                 except Exception as error:
                     pause = self._pause(error, told)
@@ -116,46 +127,55 @@ class Guard:
                 async for item in items:
                     yield item
         except BaseException as error:
-            told.failed(error)
+            self._failed(told, error)
             raise
-        told.succeeded()
+        self._finish(told, "success", "")
 
     async def _attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         deadline = current()
-        permit = self.breaker.acquire()
         if not self.bulkhead.try_acquire():
-            permit = await self._queue(permit, deadline)
+            await self._queue(deadline)
         started = self._now()
-        end = started + self.policy.attempt.total_seconds_max
+        try:
+            result = await self.breaker.call(self._bounded, work, started, deadline)
+        except BaseException as error:
+            self._release(error, started)
+            raise
+        self.bulkhead.release(self._now() - started)
+        return result
+
+    async def _attempt_hedged(self, work: Callable[[], Awaitable[T]], told: _Call) -> T:
+        def on_hedge() -> None:
+            told.attempts += 1
+            self._hook(CallHedged(self._now(), told.correlation_id, self.name))
+
+        return await hedged(lambda: self._attempt(work), self.policy.hedge, self.budget, on_hedge)
+
+    async def _bounded(self, work: Callable[[], Awaitable[T]], started: float, deadline: Deadline | None) -> T:
+        end = started + self._total_seconds_max
         watch = self._watchdog.enter(end if deadline is None or end < deadline.at else deadline.at)
         try:
             result = await work()
         except BaseException as error:
-            late = self._late(deadline, started) if self._watchdog.leave(watch, error) else None
-            self._settle(permit, late or error, deadline, started)
-            if late is not None:
-                raise late from error
+            if self._watchdog.leave(watch, error):
+                raise self._late(deadline, started) from error
             raise
         self._watchdog.leave(watch)
-        self.bulkhead.release(self._now() - started)
-        permit.success()
         return result
 
     async def _attempt_stream(self, work: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
         deadline = current()
-        permit = self.breaker.acquire()
         if not self.bulkhead.try_acquire():
-            permit = await self._queue(permit, deadline)
+            await self._queue(deadline)
         started = self._now()
         try:
-            async with aclosing(work()) as source:
+            async with self.breaker.permit() as permit, aclosing(work()) as source:
                 async for item in self._timed(source, permit, deadline, started):
                     yield item
         except BaseException as error:  # also GeneratorExit: whoever read it has had enough
-            self._settle(permit, error, deadline, started)
+            self._release(error, started)
             raise
         self.bulkhead.release(self._now() - started)
-        permit.success()
 
     async def _timed(
         self, source: AsyncGenerator[T, None], permit: Permit, deadline: Deadline | None, started: float
@@ -182,18 +202,14 @@ class Guard:
             yield item
             at = min(end, self._now() + attempt.between_seconds_max)
 
-    async def _queue(self, permit: Permit, deadline: Deadline | None) -> Permit:
-        """Wait for a slot without a permit, and ask for one anew: the breaker may have opened meanwhile.
+    async def _queue(self, deadline: Deadline | None) -> None:
+        """Wait for a slot, unless the breaker would reject the call anyway.
 
-        So the wait, which is ours, makes no call slow, and no probe's place is taken by a call that only waits.
+        No permit is held meanwhile: the wait, which is ours, makes no call slow, no probe's place is taken by a call
+        that only waits, and a breaker that opens meanwhile is asked anew.
         """
-        permit.drop()
+        self.breaker.acquire().drop()
         await self.bulkhead.acquire(inf if deadline is None else deadline.at)
-        try:
-            return self.breaker.acquire()
-        except BaseException:
-            self.bulkhead.release()
-            raise
 
     def _late(self, deadline: Deadline | None, started: float) -> DeadlineExceeded:
         """Say what ran out: the attempt's own time, the turn's, or the caller's."""
@@ -204,61 +220,33 @@ class Guard:
             return DeadlineExceeded(f"{self.name} did not answer within what was left of the turn: try again")
         return DeadlineShortened(f"{self.name} did not answer within the time that the caller gave: give more")
 
-    def _settle(self, permit: Permit, error: BaseException, deadline: Deadline | None, started: float) -> None:
-        """Tell breaker and bulkhead how an attempt failed.
+    def _release(self, error: BaseException, started: float) -> None:
+        """Give the slot back, and tell an adaptive limit of a dependency that did not answer in time."""
+        late = isinstance(error, DeadlineExceeded) and not isinstance(error, DeadlineShortened)
+        self.bulkhead.release(self._now() - started if late else None, dropped=late)
 
-        Where the turn's own timeout was quicker to cancel than the attempt's, it is the deadline all the same.
-        """
-        if isinstance(error, asyncio.CancelledError) and deadline is not None and self._now() >= deadline.at:
-            error = self._late(deadline, started)
-        permit.settle(error)
-        neutral = not isinstance(error, DeadlineExceeded) or isinstance(error, DeadlineShortened)
-        self.bulkhead.release(None if neutral else self._now() - started, dropped=not neutral)
-
-    def _pause(self, error: Exception, told: "_Told") -> float:
+    def _pause(self, error: Exception, told: _Call) -> float:
         """Return how long to wait before the next attempt; raise `error` again where there will be none."""
         retry = self.policy.retry
         if told.attempts >= retry.attempts_max or not retriable(error):
             raise error
         seconds = backoff_seconds(retry, told.attempts, self._random, getattr(error, "retry_after_seconds", None))
-        deadline = current()
-        if (deadline is not None and self._now() + seconds >= deadline.at) or not self.budget.withdraw():
+        deadline, now = current(), self._now()
+        if (deadline is not None and now + seconds >= deadline.at) or not self.budget.withdraw():
             raise error
-        told.retried(error, seconds)
+        told.attempts += 1
+        self._hook(CallRetried(now, told.correlation_id, self.name, told.attempts, seconds, kind_of(error)))
         return seconds
 
+    def _begin(self, correlation_id: str) -> _Call:
+        self.budget.deposit()
+        return _Call(correlation_id, self._now())
 
-class _Told:
-    """What the hook is told of one call."""
-
-    __slots__ = ("_correlation_id", "_guard", "_started", "attempts")
-
-    def __init__(self, guard: Guard, correlation_id: str) -> None:
-        guard.budget.deposit()
-        self._guard = guard
-        self._correlation_id = correlation_id
-        self._started = guard._now()
-        self.attempts = 1
-
-    def retried(self, error: Exception, seconds: float) -> None:
-        self.attempts += 1
-        guard = self._guard
-        guard._hook(CallRetried(guard._now(), self._correlation_id, guard.name, self.attempts, seconds, kind_of(error)))
-
-    def hedged(self) -> None:
-        self.attempts += 1
-        self._guard._hook(CallHedged(self._guard._now(), self._correlation_id, self._guard.name))
-
-    def succeeded(self) -> None:
-        self._finish("success", "")
-
-    def failed(self, error: BaseException) -> None:
+    def _failed(self, told: _Call, error: BaseException) -> None:
         rejected = isinstance(error, (BreakerOpen, Overloaded))
-        self._finish("rejected" if rejected else self._guard.breaker.outcome_of(error), kind_of(error))
+        self._finish(told, "rejected" if rejected else self.breaker.outcome_of(error), kind_of(error))
 
-    def _finish(self, outcome: CallOutcome, error: str) -> None:
-        guard = self._guard
-        now = guard._now()
-        guard._hook(
-            CallFinished(now, self._correlation_id, guard.name, outcome, error, now - self._started, self.attempts)
-        )
+    def _finish(self, told: _Call, outcome: CallOutcome, error: str) -> None:
+        now = self._now()
+        seconds = now - told.started
+        self._hook(CallFinished(now, told.correlation_id, self.name, outcome, error, seconds, told.attempts))

@@ -6,7 +6,7 @@ Interleaved, best of many, in one process: the unit is a bare await of the same 
 import asyncio
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from orchestra.errors import BreakerOpen
@@ -35,10 +35,10 @@ def _guard() -> Guard:
 
 
 async def _seconds(call: Callable[[], Awaitable[Any]]) -> float:
-    started = perf_counter()
+    started = process_time()
     for _ in range(CALLS):
         await call()
-    return (perf_counter() - started) / CALLS
+    return (process_time() - started) / CALLS
 
 
 async def _costs() -> tuple[float, float, float]:

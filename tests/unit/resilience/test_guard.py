@@ -309,18 +309,6 @@ def test_our_deadline_is_a_failure_and_a_callers_shorter_one_is_neutral(
     assert house.outcomes == [(outcome, "deadline-exceeded", 1)]
 
 
-@pytest.mark.parametrize(("ours", "state"), [(True, "OPEN"), (False, "CLOSED")])
-def test_the_turns_own_timeout_at_the_same_moment_says_the_same(ours: bool, state: str) -> None:
-    async def story(house: House) -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(3.0):
-                with deadline_within(3.0, ours=ours):
-                    await house.guard.call("c", house.doing(10.0))
-        assert house.guard.breaker.state == state
-
-    House(breaker={"failures_max": 1}).live(story)
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_cancellation_is_neutral_and_leaves_nothing_behind(stream: bool) -> None:
     async def story(house: House) -> None:
