@@ -172,6 +172,7 @@ def test_a_ping_that_hangs_fails_and_holds_nothing_up() -> None:
         async with instance.running():
             await asyncio.sleep(1.01)
             assert instance.score() == 90
+        assert instance.of(UnexpectedError) == [], "that a store is slow is no defect"
 
     run(main())
 
