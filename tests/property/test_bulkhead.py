@@ -50,7 +50,7 @@ class BulkheadMachine(RuleBasedStateMachine):
         )
         self.bulkhead = Bulkhead("it", self.policy, self.env.loop.time)
         self.callers: list[Caller] = []
-        self.order: list[int] = []  # of those that were let in, as they were
+        self.order: list[int] = []  # of those that waited and were let in, as they were
         self.holding = 0
         self.lost = 0
         self.shrinks = self.grown = 0
@@ -59,13 +59,17 @@ class BulkheadMachine(RuleBasedStateMachine):
     async def call(self, caller: Caller) -> None:
         caller.arrived = self.env.now
         before = self.bulkhead.describe()
+        ahead = any(self.waits(other) for other in self.callers)
         try:
             await self.bulkhead.acquire(caller.until)
         except BulkheadFull as refusal:
             self.check_refusal(caller, before.waiting, refusal)
             return
-        self.order.append(caller.number)
         self.holding += 1
+        if before.running >= before.limit:
+            self.order.append(caller.number)
+        else:  # perhaps before one whose slot was handed over in this very step wakes up to it
+            assert not ahead, "it overtook those who wait"
 
     def check_refusal(self, caller: Caller, waiting_before: int, refusal: BulkheadFull) -> None:
         patience_ends = caller.arrived + self.policy.wait_seconds_max
@@ -219,10 +223,11 @@ class BulkheadMachine(RuleBasedStateMachine):
         target(float(self.lost), label="cancelled as a slot came")
         target(float(self.shrinks), label="shrinks")
         target(float(self.grown), label="grown while callers waited")
-        while self.pending() or self.holding:
-            while self.holding:
-                self.release(None, False)
+        self.settle()
+        while self.holding:
+            self.release(None, False)
             self.settle()
+        assert not self.pending(), "a slot is lost, or a caller is deaf"
         for caller in self.callers:
             assert caller.task.cancelled() <= caller.cancelled
             assert caller.task.cancelled() or caller.task.exception() is None
