@@ -217,3 +217,8 @@ def test_retries_are_never_more_than_their_share_in_a_storm() -> None:
         granted += sum(budget.withdraw() for _ in range(3))
     assert granted <= 0.2 * 10_000 + 3
     assert granted >= 0.15 * 10_000
+
+
+def test_what_a_page_shows_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match="immutable"):
+        RetryBudget(RetryPolicy(), Clock()).describe().left = 9  # type: ignore[misc]
