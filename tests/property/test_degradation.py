@@ -189,6 +189,15 @@ class DegradationMachine(RuleBasedStateMachine):
         self.now += self.degradation.describe().up_hold_seconds
         self.look(high)
 
+    @rule(low=st.sampled_from([10.0, 50.0, 70.0]))
+    def waver(self, low: float) -> None:
+        """Let health be on its way down for as long as calm would take: it is none."""
+        self.dip(low, 100.0, 1)
+        self.dip(low, 100.0, 1)
+        self.observe(low, 1)
+        self.now += self.degradation.describe().up_hold_seconds
+        self.look(low)
+
     @rule(times=st.integers(1, 3))
     def lose_sight(self, times: int) -> None:
         for _ in range(times):
