@@ -81,6 +81,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
             hook=told.hook,
             fleet=fleet,
             alternate=alternate,
+            offline=OfflineProvider(),
         )
         container = compose.build(ports, settings)
         stack.push_async_callback(container.dispose)

@@ -105,7 +105,10 @@ class Windowed:
         self._limit = limit
         self._now = now
         self._ends_at = -inf  # the first window has no need to wait
-        self._clear()
+        self._samples = 0
+        self._seconds = 0.0
+        self._inflight = 0
+        self._dropped = False
 
     @property
     def limit(self) -> int:

@@ -158,7 +158,7 @@ class Guard:
             result = await work()
         except BaseException as error:
             if self._watchdog.leave(watch, error):
-                raise self._late(deadline, started) from error
+                raise self._late(watch.at, deadline, started) from error
             raise
         self._watchdog.leave(watch)
         return result
@@ -193,7 +193,7 @@ class Guard:
                 item = await anext(source)
             except BaseException as error:
                 if self._watchdog.leave(watch, error):
-                    raise self._late(deadline, started) from error
+                    raise self._late(at, deadline, started) from error
                 if isinstance(error, StopAsyncIteration):
                     return
                 raise
@@ -211,11 +211,10 @@ class Guard:
         self.breaker.acquire().drop()
         await self.bulkhead.acquire(inf if deadline is None else deadline.at)
 
-    def _late(self, deadline: Deadline | None, started: float) -> DeadlineExceeded:
-        """Say what ran out: the attempt's own time, the turn's, or the caller's."""
-        now = self._now()
-        if deadline is None or now < deadline.at:
-            return DeadlineExceeded(f"{self.name} did not answer within {now - started:.3g} s: try again")
+    def _late(self, at: float, deadline: Deadline | None, started: float) -> DeadlineExceeded:
+        """Say what ran out at `at`: the attempt's own time, the turn's, or the caller's. Loops may fire too early."""
+        if deadline is None or at < deadline.at:
+            return DeadlineExceeded(f"{self.name} did not answer within {at - started:.3g} s: try again")
         if deadline.ours:
             return DeadlineExceeded(f"{self.name} did not answer within what was left of the turn: try again")
         return DeadlineShortened(f"{self.name} did not answer within the time that the caller gave: give more")

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from orchestra.errors import (
     BreakerOpen,
+    DeadlineShortened,
     FeatureOff,
     Maintenance,
     OrchestraError,
@@ -26,7 +27,7 @@ BUCKETS = 10
 
 # A client may come back after these; in here another attempt at once meets the same refusal, or adds to an overload
 # of our own. A stale session must be read again first, which is not the failed call's to do.
-_NOT_HERE = (BreakerOpen, FeatureOff, Maintenance, Overloaded, ShuttingDown, StaleSession)
+_NOT_HERE = (BreakerOpen, DeadlineShortened, FeatureOff, Maintenance, Overloaded, ShuttingDown, StaleSession)
 _DOUBLINGS_MAX = 1023  # the most that a float can hold
 
 
