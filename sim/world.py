@@ -20,6 +20,7 @@ from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
 from orchestra.ports import ConversationStore, Ports, SessionStore
+from orchestra.resilience.monitor import HealthMonitor
 from sim import asgi, loop, verdict
 from sim.clients import Crowd, Door, DoorName, orchestrator_door, service_door
 from sim.clock import SimClock
@@ -197,6 +198,7 @@ class World:
         container = compose.build(ports, settings)
         try:
             if self._door_name == "orchestrator":
+                await container.resolve(HealthMonitor)  # which the app does at its start
                 yield orchestrator_door(container)
             else:
                 async with _serving(settings, Service(container, ports, metrics_page=bytes)) as door:
