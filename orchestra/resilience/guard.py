@@ -65,6 +65,7 @@ class Guard:
         self._hook = hook
         self._watchdog = Watchdog()
         self._total_seconds_max = policy.attempt.total_seconds_max
+        self._adaptive = policy.bulkhead.limit != "fixed"
 
     def close(self) -> None:
         """Leave no timer behind."""
@@ -88,7 +89,8 @@ class Guard:
         DeadlineExceeded
             The last attempt took longer than its limit, or than what was left of the turn.
         """
-        told = self._begin(correlation_id)
+        self.budget.deposit()
+        told = _Call(correlation_id, self._now())
         hedges = idempotent and self.policy.hedge.attempts_max > 1
         try:
             while True:
@@ -109,7 +111,8 @@ class Guard:
 
     async def stream(self, correlation_id: str, work: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
         """Stream the items of `work()`; permit and slot are held to the stream's end. Raises like `call`."""
-        told = self._begin(correlation_id)
+        self.budget.deposit()
+        told = _Call(correlation_id, self._now())
         try:
             while True:
                 items = self._attempt_stream(work)
@@ -141,7 +144,7 @@ class Guard:
         except BaseException as error:
             self._release(error, started)
             raise
-        self.bulkhead.release(self._now() - started)
+        self.bulkhead.release(self._now() - started if self._adaptive else None)
         return result
 
     async def _attempt_hedged(self, work: Callable[[], Awaitable[T]], told: _Call) -> T:
@@ -236,10 +239,6 @@ class Guard:
         told.attempts += 1
         self._hook(CallRetried(now, told.correlation_id, self.name, told.attempts, seconds, kind_of(error)))
         return seconds
-
-    def _begin(self, correlation_id: str) -> _Call:
-        self.budget.deposit()
-        return _Call(correlation_id, self._now())
 
     def _failed(self, told: _Call, error: BaseException) -> None:
         rejected = isinstance(error, (BreakerOpen, Overloaded))

@@ -234,6 +234,30 @@ def test_no_more_run_at_once_than_there_are_slots() -> None:
     assert (house.most_running, house.now) == (3, pytest.approx(3.0, abs=0.01))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_adaptive_limit_learns_from_calls_that_end_and_from_those_that_are_late(stream: bool) -> None:
+    async def story(house: House) -> None:
+        def one(seconds: float) -> Awaitable[Any]:
+            if stream:
+                return said(house.guard, house.telling([seconds, "x"]))
+            return house.guard.call("c", house.doing(seconds))
+
+        async def busy(seconds: float) -> int:
+            for _ in range(20):
+                await asyncio.gather(*(one(seconds) for _ in range(20)), return_exceptions=True)
+            return house.guard.bulkhead.describe().limit
+
+        start = house.guard.bulkhead.describe().limit
+        assert (grown := await busy(0.1)) > start
+        assert await busy(9.0) < grown
+
+    House(
+        bulkhead={"limit": "gradient2", "concurrent_min": 1, "concurrent_max": 100},
+        attempt={"first_seconds_max": 1, "total_seconds_max": 1},
+        breaker={"failures_max": 1_000_000, "calls_min": 1_000_000},
+    ).live(story)
+
+
 # --- the attempt's limits, and deadlines
 
 
