@@ -207,6 +207,11 @@ class BulkheadMachine(RuleBasedStateMachine):
             assert status.running >= status.limit
 
     @invariant()
+    def only_who_waits_is_in_the_queue(self) -> None:
+        if self.env.peek() > self.env.now:  # else one that was cancelled has yet to hear of it
+            assert self.bulkhead.describe().waiting == sum(map(self.waits, self.callers))
+
+    @invariant()
     def they_are_let_in_as_they_came(self) -> None:
         assert self.order == sorted(self.order)
 
