@@ -26,7 +26,7 @@ def timeline(story: Scenario) -> Figure:
 
 def metastability(story: Scenario) -> Figure:
     """Rehearse `story` twice, with its own guards and with none, and draw what that does to its goodput."""
-    return plots.goodput({"without guards": rehearse(unguarded(story)), "guarded": rehearse(story)})
+    return plots.goodput({"guarded": rehearse(story), "without guards": rehearse(unguarded(story))})
 
 
 PICTURES: dict[str, Callable[[Scenario], Figure]] = {"timeline": timeline, "metastability": metastability}

@@ -33,7 +33,7 @@ WIDTH_IN = 10.0
 NARROW_IN = 7.0
 LEGEND_LINE_PT = 22
 BUCKETS_MAX = 120
-GOODPUT_PARTS_MAX = 60
+GOODPUT_PARTS_MAX = 30
 BUCKET_WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600)
 TICK_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
 TICKS_MAX = 11
@@ -463,7 +463,7 @@ def _draw_helped(axes: Axes, buckets: Buckets) -> None:
         axes.stairs(counts, buckets.edges, color=colour, linestyle=dash, linewidth=1.5, label=_short(name, 20))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    _tidy(axes, f"Calls retried, hedged, or answered by another, in each {show_duration(buckets.width)}")
+    _tidy(axes, f"Retries, hedges and fallbacks in each {show_duration(buckets.width)}")
     _legend(axes, columns=4)
 
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from orchestra.events import BreakerChanged, CallFinished
+from orchestra.events import BreakerChanged, CallFinished, CallRetried, FellBack, OperatorActed
 from sim import plots
 from sim.expectations import Evidence, percentile
 from sim.journal import (
@@ -21,6 +21,7 @@ from sim.journal import (
     FaultStarted,
     Journal,
     ProviderCallEnded,
+    ProviderCallOutlived,
     ProviderCallStarted,
     RunStarted,
 )
@@ -81,13 +82,15 @@ def rendered(figure):
 
 
 def test_a_run_fills_all_panels(panels):
-    assert list(vars(panels)) == ["faults", "turns", "latency", "breakers", "provider"]
+    assert list(vars(panels)) == ["faults", "turns", "latency", "breakers", "levels", "helped", "provider"]
     titles = [axes.get_title("left") for axes in vars(panels).values()]
     assert titles == [
         "Faults",
         "Turns that arrived in each 1s, by how they ended",
         "Latency of the answered turns, by when they arrived",
         "Circuit breakers",
+        "Degradation level",
+        "Retries, hedges and fallbacks in each 1s",
         "Calls at the provider, the most at once in each 1s",
     ]
 
@@ -202,6 +205,67 @@ def test_curves_end_at_the_success_rate_of_their_phase(run):
         assert shares[middle] == pytest.approx(0.5 * len(answered) / len(turns), abs=0.02)
 
 
+STEPS = [(20.0, "NORMAL", "LIMITED"), (40.0, "LIMITED", "ESSENTIAL"), (90.0, "ESSENTIAL", "LIMITED")]
+HELP = [
+    *(CallRetried(at, "c", "unified", 2, 0.1, "provider-failed") for at in (21.2, 21.4, 22.0)),
+    FellBack(22.5, "c", "unified", "apology", "breaker-open"),
+    OperatorActed(30.0, "level", "latch", "a drill"),
+]
+
+
+def test_levels_have_a_lane_without_gaps_which_says_for_how_long_and_who_acted(story):
+    axes = axes_of(plots.timeline(story(turns=[(1.0, "answered", 1.0)], levels=STEPS, more=HELP))).levels
+    bars = {each.get_label(): extents(each) for each in axes.collections}
+    assert {level: drawn for level, drawn in bars.items() if drawn} == {
+        "NORMAL": [(0.0, 20.0)],
+        "LIMITED": [(20.0, 40.0), (90.0, 100.0)],
+        "ESSENTIAL": [(40.0, 90.0)],
+    }
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["NORMAL 20s", "LIMITED 30s", "ESSENTIAL 50s"]
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[30.0]]
+
+
+def test_calls_that_were_retried_or_answered_by_another_are_counted_in_each_part(story):
+    counts, edges = steps_of(axes_of(plots.timeline(story(turns=[(1.0, "answered", 1.0)], more=HELP))).helped)
+    assert {
+        name: {int(edges[part]): int(drawn[part]) for part in np.flatnonzero(drawn)} for name, drawn in counts.items()
+    } == {
+        "apology instead": {22: 1},
+        "retried": {21: 2, 22: 1},
+    }
+
+
+def test_attempts_are_drawn_over_the_turns_where_clients_asked_again(story):
+    turns = [(10.2, "answered", 1.0), (10.4, "failed", 1.0)]
+    counts, _ = steps_of(axes_of(plots.timeline(story(turns=turns, retries=[(10.9, 2), (12.0, 2)]))).turns)
+    assert counts["attempts"][10:13].tolist() == [3, 0, 1]
+    assert "attempts" not in steps_of(axes_of(plots.timeline(story(turns=turns))).turns)[0]
+
+
+def test_a_call_that_outlives_its_caller_is_served_to_its_own_end():
+    journal = Journal([RunStarted(0.0, "x", 0, "orchestrator", 10.0, {})])
+    journal.record(ProviderCallEnded(3.0, 1, "dropped", 0.0, 2.0, 1, 0))
+    journal.record(ProviderCallOutlived(3.0, 1, 2.5))
+    loads, _ = steps_of(axes_of(plots.timeline(journal)).provider)
+    assert loads["served"].tolist() == [0, 1, 1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_goodput_and_amplification_of_several_runs_stand_on_one_axis_of_time(story):
+    well = story(turns=[(float(at), "answered", 1.5) for at in range(90)], fault=(20.0, 40.0))
+    ill = story(turns=[(float(at), "failed", 1.5) for at in range(90)], fault=(20.0, 40.0), retries=[(12.0, 12)])
+    panels = axes_of(rendered(plots.goodput({"well": well, "ill": ill})))
+    assert list(vars(panels)) == ["goodput", "amplification"]
+    drawn = {line.get_label(): line.get_ydata()[:3] for line in panels.goodput.lines}
+    np.testing.assert_allclose(drawn["well"], [4 / 5, 1, 1])  # the last answer to who came in a part comes in the next
+    np.testing.assert_allclose(drawn["ill"], [0, 0, 0])
+    drawn = {line.get_label(): line.get_ydata()[:4] for line in panels.amplification.lines}
+    np.testing.assert_allclose(drawn["well"], [1, 1, 1, 1])
+    np.testing.assert_allclose(drawn["ill"], [1, 1, 6 / 5, 1])
+    for axes in vars(panels).values():
+        assert [(shade.get_x(), shade.get_x() + shade.get_width()) for shade in axes.patches] == [(20.0, 40.0)]
+
+
 def test_a_run_without_faults_has_no_fault_panel_and_one_curve(story):
     calm = story(turns=[(at, "answered", 0.5) for at in range(50)])
     assert [axes.get_label() for axes in plots.timeline(calm).axes] == ["turns", "latency", "provider"]
@@ -271,7 +335,7 @@ def test_what_is_drawn_is_bounded():
 def test_figures_may_be_drawn_in_threads(run):
     with ThreadPoolExecutor(2) as threads:
         figures = list(threads.map(lambda source: rendered(plots.timeline(source)), [run, run.journal]))
-    assert [len(figure.axes) for figure in figures] == [5, 5]
+    assert [len(figure.axes) for figure in figures] == [7, 7]
 
 
 def test_pyplot_and_its_global_state_are_never_imported():

@@ -4,12 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
 from msgspec import structs
 
-from orchestra.events import BreakerChanged
+from orchestra.events import BreakerChanged, CallHedged, CallRetried, FellBack, OperatorActed
 from sim import report
 from sim.journal import ClientArrived, FaultStarted, Journal, RunStarted
 from sim.quantities import show_share
@@ -118,6 +119,11 @@ def hostile(run):
     return Run(scenario, run.seed, run.door, journal, reach((), journal, (HOSTILE,)), 60.0, 1.0)
 
 
+def told_as(run, journal):
+    """The run, as if `journal` were what it told."""
+    return Run(run.scenario, 7, run.door, journal, reach((), journal), 100.0, 1.0)
+
+
 def test_the_page_is_well_formed_and_its_ids_are_unique(html):
     page = Page(html)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -143,7 +149,7 @@ def test_the_page_can_be_read_aloud(html):
     assert len(pictures) == 4
     assert all(picture["role"] == "img" and len(picture["aria-label"]) > 40 for picture in pictures)
     assert all(header["scope"] in ("col", "row") for header in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 6
+    assert len(page.all("caption")) == len(page.all("table")) >= 7
     assert "prefers-color-scheme: dark" in html
 
 
@@ -229,6 +235,38 @@ def test_what_no_page_may_hold_is_replaced(run):
     html = report.page(with_scenario(run, scenario))
     assert "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}[31m" in html
     html.encode()
+
+
+def test_levels_are_told_with_their_times_and_causes(run, story):
+    steps = [(20.0, "NORMAL", "LIMITED"), (80.0, "LIMITED", "NORMAL")]
+    html = report.page(told_as(run, story(levels=steps)))
+    assert rows(html, "Time in each level") == [["NORMAL", "40s", "40%"], ["LIMITED", "60s", "60%"]]
+    assert rows(html, "Every step and why") == [
+        ["0:20", "NORMAL → LIMITED", "50 %", "a test says so"],
+        ["1:20", "LIMITED → NORMAL", "50 %", "a test says so"],
+    ]
+    assert "The level stayed NORMAL." in report.page(told_as(run, story()))
+
+
+def test_retries_hedges_fallbacks_and_operators_are_told(run, story):
+    more = [
+        CallRetried(1.0, "c", "unified", 2, 0.1, "provider-failed"),
+        CallHedged(2.0, "c", "memory"),
+        FellBack(3.0, "c", "unified", HOSTILE, "breaker-open"),
+        OperatorActed(65.0, "level", "latch MAINTENANCE", HOSTILE),
+    ]
+    html = report.page(told_as(run, story(turns=[(1.0, "answered", 1.0)], retries=[(2.0, 1)], more=more)))
+    assert sorted(row[:3] for row in rows(html, "Calls")) == [
+        ["memory", "hedged", "1"],
+        ["unified", f"{escape(HOSTILE)} instead", "1"],
+        ["unified", "retried", "1"],
+    ]
+    assert rows(html, "What operators did") == [["1:05", "level", "latch MAINTENANCE", escape(HOSTILE)]]
+    assert "attempts, by turns</dt><dd>2.00x" in html
+    assert "<script" not in html
+    calm = report.page(told_as(run, story(turns=[(1.0, "answered", 1.0)])))
+    assert "No call was retried" in calm
+    assert "attempts, by turns" not in calm
 
 
 def test_a_cut_off_run_says_so(run):

@@ -9,6 +9,7 @@ from orchestra.adapters.inprocess import InProcessConversations, InProcessSessio
 from orchestra.adapters.system import SystemClock
 from orchestra.events import BreakerChanged, TurnFinished
 from orchestra.model import Session, Turn
+from sim.compare import what_if
 from sim.journal import Audited, ClientArrived, ClientFinished, FaultEnded, FaultStarted, RunFinished, RunStarted
 from sim.scenario import load, replaying
 from sim.verdict import Status
@@ -83,8 +84,8 @@ def test_a_failing_provider_opens_the_breaker_and_turns_are_shed_then(small, doo
     assert run.verdict.status is Status.PASSED, run.verdict
     assert {change.breaker for change in of(run, BreakerChanged)} == {"unified"}
     assert of(run, BreakerChanged)[0].after == "OPEN"
-    assert set(run.verdict.failures) == {"provider-failed", "breaker-open"}
-    assert {each.error for each in of(run, ClientFinished) if each.outcome == "shed"} == {"breaker-open"}
+    assert set(run.verdict.failures) == {"provider-failed", "apology"}
+    assert {each.error for each in of(run, ClientFinished) if each.outcome == "shed"} == {"apology"}
 
 
 def test_a_slow_provider_is_slow_only_meanwhile(small):
@@ -211,8 +212,8 @@ def test_the_brownout_passes(pytestconfig):
 
 def test_without_its_breaker_the_brownout_fails(pytestconfig):
     scenario = load(pytestconfig.rootpath / "chaos" / "scenarios" / "provider_brownout.yaml")
-    scenario.settings["guards.unified.breaker.failures_max"] = 1_000_000
-    verdict = rehearse(scenario).verdict
+    never = {"failures_max": 1_000_000, "window": "count", "window_calls": 1_000_000, "calls_min": 1_000_000}
+    verdict = rehearse(what_if(scenario, guards={"unified": {"breaker": never}})).verdict
     assert verdict.status is Status.FAILED
     broken = {result.text.partition(": ")[2].split()[0] for result in verdict.results if not result.held}
     assert broken == {"breaker", "failure", "p95"}
