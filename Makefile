@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check bench lab chaos load nightly format pictures conformance constraints clean
+.PHONY: help demo serve test check bench lab chaos load nightly format pictures conformance mutants constraints clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,29 @@ conformance: $(DEV) ## probe our circuit breaker and five others, and write the 
 	$(BIN)/python -m tests.conformance.table > docs/conformance.new
 	mv docs/conformance.new docs/conformance.md
 
+mutants: $(DEV) ## change orchestra/resilience in small ways: do its tests notice 90 %? One file: make mutants FILE=bulkhead
+	rm -rf mutants
+	$(BIN)/mutmut run $(if $(FILE),'orchestra.resilience.$(FILE).*')
+	@$(BIN)/mutmut results --all true | awk -F ': ' "$$MUTANTS_BY_FILE"
+
+# Prints who survived, then each file's share. "not checked" are the files that were not asked for; a mutant that never
+# ends is noticed, too.
+export define MUTANTS_BY_FILE
+NF == 2 && $$2 != "not checked" {
+	split($$1, name, "."); file = name[3]
+	if (!all[file]++) files[++count] = file
+	if ($$2 == "killed" || $$2 == "timeout") killed[file]++; else print
+}
+END {
+	for (i = 1; i <= count; i++) {
+		file = files[i]; share = 100 * killed[file] / all[file]
+		printf "%-12s %4d of %4d killed, %5.1f %%\n", file, killed[file], all[file], share
+		if (share < 90) low = 1
+	}
+	exit low || !count
+}
+endef
+
 constraints: ## pin the newest versions that pyproject.toml allows, as a fresh environment resolves them
 	@$(call require_python)
 	rm -rf .venv-constraints
@@ -80,7 +103,7 @@ constraints: ## pin the newest versions that pyproject.toml allows, as a fresh e
 	rm -rf .venv-constraints
 
 clean: ## remove what runs and builds leave behind, .venv too
-	rm -rf .venv .venv-constraints .orchestra .coverage .coverage.* htmlcov report.html build dist
+	rm -rf .venv .venv-constraints .orchestra .coverage .coverage.* htmlcov report.html build dist mutants
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis notebooks/.ipynb_checkpoints
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
