@@ -299,7 +299,7 @@ def _validated(values: dict[str, Any], sources: dict[str, str], faults: list[str
     left = dict(values)
     while True:
         try:
-            return Settings.model_validate(_nested(left))
+            return Settings.model_validate(nested(left))
         except ValidationError as refusal:
             errors = refusal.errors(include_url=False)
         located = {_place(error["loc"]): error["msg"] for error in errors if error["loc"]}
@@ -341,7 +341,7 @@ def _fault(name: str, message: str, values: Mapping[str, Any], sources: Mapping[
     return f"{name}: {message}: given are {given}"
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tables that `values`, by their paths, make up."""
     tables: dict[str, Any] = {}
     for name, value in values.items():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Struct, structs
 from pydantic import ValidationError
 
-from orchestra.config import FIELDS, Settings
+from orchestra.config import FIELDS, Settings, nested
 from sim.distributions import Constant, Distribution, Lognormal
 from sim.expectations import ALL_FAULTS, PROPERTIES, Expectation
 from sim.faults import Fault, kind_of
@@ -66,14 +66,7 @@ def settings_of(chosen: Mapping[str, Plain]) -> Settings:
     pydantic.ValidationError
         One is unknown or out of bounds, or some contradict each other.
     """
-    tables: dict[str, Any] = {}
-    for path, value in chosen.items():
-        *above, last = path.split(".")
-        table = tables
-        for key in above:
-            table = table.setdefault(key, {})
-        table[last] = value
-    return Settings.model_validate(tables)
+    return Settings.model_validate(nested(chosen))
 
 
 def _settings_problems(chosen: dict[str, Plain]) -> Iterator[tuple[str, str]]:

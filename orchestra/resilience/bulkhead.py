@@ -46,7 +46,7 @@ class BulkheadStatus(Struct, frozen=True):
     limit : int
         Slots at this moment.
     saturation : float
-        The share of the slots that is taken, 0 to 1.
+        The share of the places, slots and queue together, that is taken, 0 to 1. Full slots alone are good use of them.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Bulkhead:
 
     def describe(self) -> BulkheadStatus:
         """Return what a page shows of this bulkhead."""
-        saturation = min(1.0, self._running / self._limit)
+        saturation = min(1.0, (self._running + len(self._waiting)) / (self._limit + self.policy.queue_max))
         return BulkheadStatus(self.name, self._running, len(self._waiting), self._limit, saturation)
 
     async def _wait(self, ends: float) -> bool:

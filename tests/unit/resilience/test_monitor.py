@@ -61,7 +61,7 @@ class Instance:
         self.told: list[Event] = []
         self.degradation = Degradation(policy, world.now, self.told.append)
         self.breaker = Breaker("unified", BreakerPolicy(), world.now, self.told.append, lambda: 0.0)
-        self.bulkhead = Bulkhead("unified", BulkheadPolicy(concurrent_max=10), world.now)
+        self.bulkhead = Bulkhead("unified", BulkheadPolicy(concurrent_max=10, queue_max=0), world.now)
         self.monitor = HealthMonitor(
             policy,
             self.degradation,
