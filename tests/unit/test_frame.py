@@ -32,6 +32,8 @@ VERBS = (
     "nightly",
     "format",
     "pictures",
+    "conformance",
+    "mutants",
     "constraints",
     "clean",
 )

@@ -286,10 +286,14 @@ def test_a_stream_is_bounded_to_its_first_item_from_item_to_item_and_in_all(
     steps: list[float | str | BaseException], heard: list[str], seconds: float
 ) -> None:
     async def story(house: House) -> None:
-        items = []
-        with pytest.raises(DeadlineExceeded):
+        items: list[str] = []
+
+        async def listen() -> None:
             async for item in house.guard.stream("c", house.telling(steps)):
                 items.append(item)
+
+        with pytest.raises(DeadlineExceeded):
+            await listen()
         assert items == heard
 
     house = House(
@@ -320,10 +324,9 @@ def test_our_deadline_is_a_failure_and_a_callers_shorter_one_is_neutral(
 ) -> None:
     async def story(house: House) -> None:
         with deadline_within(3.0, ours=ours), pytest.raises(DeadlineExceeded) as late:
-            if stream:
-                await said(house.guard, house.telling([10.0, "a"]))
-            else:
-                await house.guard.call("c", house.doing(10.0))
+            await (
+                said(house.guard, house.telling([10.0, "a"])) if stream else house.guard.call("c", house.doing(10.0))
+            )
         assert isinstance(late.value, DeadlineShortened) is not ours
         assert house.guard.breaker.state == kind
 
