@@ -577,8 +577,12 @@ class Breaker:
                 await close()
 
     def outcome_of(self, error: BaseException) -> Outcome:
-        """Say what `error` tells about what was called: by predicates and policy, otherwise as `outcome_of` does."""
-        if not isinstance(error, Exception):
+        """Say what `error` tells about what was called: by predicates and policy, otherwise as `outcome_of` does.
+
+        No policy can make a failure of a cancellation, nor of a deadline that the caller shortened, which has the kind
+        of one that is ours.
+        """
+        if not isinstance(error, Exception) or isinstance(error, DeadlineShortened):
             return "dropped"
         kind = kind_of(error)
         if kind in self.policy.ignore or self._agrees(self._ignore, error):

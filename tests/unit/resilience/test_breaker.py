@@ -606,13 +606,19 @@ def ended(call: Coroutine[Any, Any, Any]) -> BaseException | None:
 
 
 def test_the_policy_names_kinds_that_say_nothing_and_kinds_that_are_failures() -> None:
-    breaker = Bench({"ignore": ("provider-failed",), "record": ("provider-overloaded", "cancelled")}).breaker
+    breaker = Bench({"ignore": ("provider-failed",), "record": ("provider-overloaded", "internal")}).breaker
     assert breaker.outcome_of(errors.ProviderFailed("x")) == "dropped"
     assert breaker.outcome_of(errors.ProviderOverloaded("x")) == "failure"
     assert breaker.outcome_of(errors.StoreUnavailable("x")) == "failure"
     assert breaker.outcome_of(errors.Overloaded("x")) == "dropped"
     assert breaker.outcome_of(OSError()) == "failure"
     assert breaker.outcome_of(asyncio.CancelledError()) == "dropped"  # in any case
+
+
+def test_a_deadline_that_the_caller_shortened_is_no_failure_whatever_the_policy_says() -> None:
+    breaker = Bench({"record": ("deadline-exceeded",)}, options={"record": lambda error: True}).breaker
+    assert breaker.outcome_of(errors.DeadlineShortened("x")) == "dropped"
+    assert breaker.outcome_of(errors.DeadlineExceeded("x")) == "failure"
 
 
 def test_predicates_do_so_too_and_ignore_is_asked_first() -> None:
