@@ -130,7 +130,7 @@ class DeadlineExceeded(OrchestraError):
 
 
 class DeadlineShortened(DeadlineExceeded):
-    """The caller gave less time than the service would have: its end says nothing about who was at work."""
+    """Less time was given, or left, than a call needs to prove itself: its end says nothing about who was called."""
 
 
 class ProviderFailed(OrchestraError):
@@ -161,6 +161,12 @@ class ShuttingDown(OrchestraError):
     """The instance is draining; another one, or this one after its restart, will answer."""
 
     kind, title, status, close_code, retryable = "shutting-down", "Shutting down", 503, 1012, True
+
+
+def kinds() -> tuple[str, ...]:
+    """Return every kind of error that is defined here, each once, in order; ``cancelled`` is none."""
+    here = [each for each in globals().values() if isinstance(each, type) and issubclass(each, OrchestraError)]
+    return tuple(dict.fromkeys(each.kind for each in here))
 
 
 def kind_of(error: BaseException) -> str:

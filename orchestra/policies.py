@@ -5,11 +5,14 @@ or in a scenario, and refuses what is impossible by the key's path, such as ``gu
 The objects that act on them live in `orchestra.resilience`; a field's unit and meaning stand in its own line.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from orchestra.errors import kinds
 
 Fallback = Literal["alternate", "cache", "offline", "apology"]
 
@@ -86,6 +89,16 @@ class BreakerPolicy(Policy):
     record: tuple[str, ...] = setting((), "kinds of error", "Errors that are failures, though they would say nothing.")
 
     _lists = field_validator("ignore", "record", mode="before")(_listed)
+
+    @field_validator("ignore", "record")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = kinds()
+        for kind in value:
+            if kind not in known:
+                near = difflib.get_close_matches(kind, known, n=1, cutoff=0)  # the nearest, however far
+                raise _refuse(f"{kind} is no kind of error: did you mean {near[0]}?")
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -167,7 +180,11 @@ class AttemptPolicy(Policy):
 class GuardPolicy(Policy):
     """Everything that guards one dependency, outermost first."""
 
-    fallbacks: tuple[Fallback, ...] = setting((), "names, in order", "Who answers where the dependency does not.")
+    fallbacks: tuple[Fallback, ...] = setting(
+        (),
+        "names, in order",
+        "Who answers where the dependency does not; the apology only where the call was refused, not after an error.",
+    )
     retry: RetryPolicy = RetryPolicy()
     hedge: HedgePolicy = HedgePolicy()
     breaker: BreakerPolicy = BreakerPolicy()
@@ -175,6 +192,14 @@ class GuardPolicy(Policy):
     attempt: AttemptPolicy = AttemptPolicy()
 
     _lists = field_validator("fallbacks", mode="before")(_listed)
+
+    @field_validator("fallbacks")
+    @classmethod
+    def _once(cls, value: tuple[Fallback, ...]) -> tuple[Fallback, ...]:
+        for place, name in enumerate(value):
+            if name in value[:place]:
+                raise _refuse(f"{name} is named twice: keep it where it should be asked first")
+        return value
 
 
 _SHORT = AttemptPolicy(first_seconds_max=5.0, between_seconds_max=5.0, total_seconds_max=5.0)
@@ -202,10 +227,33 @@ class GuardPolicies(Policy):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        for name in type(self).model_fields:
-            if name != "unified" and getattr(self, name).fallbacks:
-                raise _refuse(f"{name} has fallbacks, and only unified can have any: remove them")
+        faults = [
+            InitErrorDetails(type=_refuse(message), loc=(name, *key), input=None)
+            for name in type(self).model_fields
+            for key, message in _without_effect(name, getattr(self, name))
+        ]
+        if faults:  # each by its own key's path, which an error raised here directly would not have
+            raise ValidationError.from_exception_data(type(self).__name__, faults, hide_input=True)
         return self
+
+
+def _without_effect(name: str, guard: GuardPolicy) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield key and fault of what is possible in a guard, but would do nothing in that of this dependency."""
+    if name != "unified" and guard.fallbacks:
+        yield ("fallbacks",), f"{name} has fallbacks, and only unified can have any: remove them"
+    if name != "memory" and guard.hedge.attempts_max > 1:
+        yield (
+            ("hedge", "attempts_max"),
+            f"{name} is never hedged, only memory is asked in calls that may be made twice: set it to 1",
+        )
+    ends = "total_seconds_max" if name == "memory" else "first_seconds_max"  # the others' answers are streams
+    slow, end = guard.breaker.slow_seconds, getattr(guard.attempt, ends)
+    if slow is not None and slow > end:
+        yield (
+            ("breaker", "slow_seconds"),
+            f"no call could be slow, since each ends before, by {name}.attempt.{ends}, {end:g} s: "
+            "lower it or raise the other",
+        )
 
 
 class DegradationPolicy(Policy):

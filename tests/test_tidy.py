@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"limits"},
     "errors": {"limits"},
     "limits": set(),
-    "policies": {"limits"},
+    "policies": {"limits", "errors"},
     "events": {"model", "errors", "limits"},
     "ports": _GROUND,
     "config": _GROUND,

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from orchestra import policies
+from orchestra import errors, policies
 from orchestra.policies import (
     AttemptPolicy,
     BreakerPolicy,
@@ -82,6 +82,7 @@ BOUNDS: dict[type[Policy], dict[str, tuple[float, float, float, float]]] = {
         "interval_seconds": SECONDS,
     },
 }
+BOTH = ["internal is in both", "ignore", "record"]
 NUMBERS = [(policy, field, bounds) for policy, fields in BOUNDS.items() for field, bounds in fields.items()]
 FIELDS = [(policy, field) for policy in LEAVES for field in policy.model_fields]
 
@@ -178,8 +179,8 @@ def test_a_policy_cannot_be_changed(policy: type[Policy]) -> None:
         (BreakerPolicy, {"open_seconds_max": 4.999}, ["open_seconds ", "open_seconds_max"]),
         (BreakerPolicy, {"window": "count", "calls_min": 101}, ["calls_min", "window_calls"]),
         (BreakerPolicy, {"window": "count", "window_calls": 19}, ["calls_min", "window_calls"]),
-        (BreakerPolicy, {"ignore": ["a", "b"], "record": "c, b"}, ["b is in both", "ignore", "record"]),
-        (BreakerPolicy, {"ignore": "z, a", "record": "a, z"}, ["a is in both"]),
+        (BreakerPolicy, {"ignore": ["not-found", "internal"], "record": "overloaded, internal"}, BOTH),
+        (BreakerPolicy, {"ignore": "overloaded, internal", "record": "internal, overloaded"}, ["internal is in both"]),
         (RetryPolicy, {"base_seconds": 5.001}, ["base_seconds", "cap_seconds"]),
         (RetryPolicy, {"cap_seconds": 0.199}, ["base_seconds", "cap_seconds"]),
         (BulkheadPolicy, {"limit": "gradient2", "concurrent_min": 257}, ["concurrent_min", "concurrent_max"]),
@@ -205,7 +206,7 @@ def test_a_contradiction_names_both_sides_and_the_cure(
         (BreakerPolicy, {"open_seconds": 60}),
         (BreakerPolicy, {"window": "count", "calls_min": 100}),
         (BreakerPolicy, {"window": "time", "calls_min": 101}),
-        (BreakerPolicy, {"ignore": "a, b", "record": "c"}),
+        (BreakerPolicy, {"ignore": "not-found, internal", "record": "overloaded"}),
         (RetryPolicy, {"base_seconds": 5}),
         (BulkheadPolicy, {"limit": "gradient2", "concurrent_min": 256}),
         (BulkheadPolicy, {"limit": "fixed", "concurrent_max": 1}),
@@ -225,13 +226,39 @@ def test_words_come_from_a_list() -> None:
     assert "fallbacks.1" in faults(GuardPolicy, {"fallbacks": ["cache", "prayer"]})
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("", ()), ("cache", ("cache",)), (" cache ,apology,, ", ("cache", "apology"))]
-)
-def test_one_text_may_be_a_list(text: str, words: tuple[str, ...]) -> None:
-    assert GuardPolicy.model_validate({"fallbacks": text}).fallbacks == words
-    assert BreakerPolicy.model_validate({"ignore": text}).ignore == words
-    assert BreakerPolicy.model_validate({"record": text}).record == words
+@pytest.mark.parametrize("text", ["{0}, {1}", " {0} ,{1},, "])
+def test_one_text_may_be_a_list(text: str) -> None:
+    assert GuardPolicy.model_validate({"fallbacks": text.format("cache", "apology")}).fallbacks == ("cache", "apology")
+    for field in ("ignore", "record"):
+        policy = BreakerPolicy.model_validate({field: text.format("not-found", "internal")})
+        assert getattr(policy, field) == ("not-found", "internal")
+    assert (
+        GuardPolicy.model_validate({"fallbacks": ""}).fallbacks == BreakerPolicy.model_validate({"ignore": ""}).ignore
+    )
+    assert GuardPolicy.model_validate({"fallbacks": "cache"}).fallbacks == ("cache",)
+
+
+@pytest.mark.parametrize("field", ["ignore", "record"])
+def test_a_kind_of_error_that_does_not_exist_is_refused_with_the_nearest(field: str) -> None:
+    assert faults(BreakerPolicy, {field: "internal, deadline-exceded"}) == {
+        field: "deadline-exceded is no kind of error: did you mean deadline-exceeded?"
+    }
+    assert "did you mean" in faults(BreakerPolicy, {field: ["?"]})[field]
+    assert "cancelled is no kind of error" in faults(BreakerPolicy, {field: "cancelled"})[field]  # it never counts
+    assert faults(BreakerPolicy, {field: errors.kinds()}) == {}
+
+
+def test_the_kinds_are_those_that_the_errors_have_each_once() -> None:
+    kinds = errors.kinds()
+    assert kinds[:2] == ("internal", "configuration")
+    assert {"bulkhead-full", "session-unknown", "deadline-exceeded"} < set(kinds)
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_a_fallback_is_named_once() -> None:
+    assert faults(GuardPolicy, {"fallbacks": "cache, apology, cache"}) == {
+        "fallbacks": "cache is named twice: keep it where it should be asked first"
+    }
 
 
 @pytest.mark.parametrize(
@@ -267,9 +294,43 @@ def test_every_fault_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["alternate", "memory", "commands"])
 def test_only_unified_has_fallbacks(name: str) -> None:
-    [message] = faults(GuardPolicies, {name: {"fallbacks": ["cache"]}}).values()
-    assert message == f"{name} has fallbacks, and only unified can have any: remove them"
+    assert faults(GuardPolicies, {name: {"fallbacks": ["cache"]}}) == {
+        f"{name}.fallbacks": f"{name} has fallbacks, and only unified can have any: remove them"
+    }
     assert faults(GuardPolicies, {"unified": {"fallbacks": ["offline"]}, name: {"fallbacks": []}}) == {}
+
+
+@pytest.mark.parametrize("name", ["unified", "alternate", "commands"])
+def test_only_memory_is_hedged(name: str) -> None:
+    assert faults(GuardPolicies, {name: {"hedge": {"attempts_max": 2}}}) == {
+        f"{name}.hedge.attempts_max": f"{name} is never hedged, only memory is asked in calls that may be made twice: "
+        "set it to 1"
+    }
+    assert faults(GuardPolicies, {name: {"hedge": {"attempts_max": 1}}, "memory": {"hedge": {"attempts_max": 2}}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("unified", "first_seconds_max"),
+        ("alternate", "first_seconds_max"),
+        ("memory", "total_seconds_max"),
+        ("commands", "first_seconds_max"),
+    ],
+)
+def test_a_call_can_be_slow_before_it_has_to_end(name: str, ends: str) -> None:
+    attempt = {"first_seconds_max": 2, "between_seconds_max": 3, "total_seconds_max": 4}
+    most = attempt[ends]
+    assert faults(GuardPolicies, {name: {"attempt": attempt, "breaker": {"slow_seconds": most}}}) == {}
+    assert faults(GuardPolicies, {name: {"attempt": attempt, "breaker": {"slow_seconds": most + 0.5}}}) == {
+        f"{name}.breaker.slow_seconds": f"no call could be slow, since each ends before, by {name}.attempt.{ends}, "
+        f"{most} s: lower it or raise the other"
+    }
+
+
+def test_all_that_would_do_nothing_is_told_at_once() -> None:
+    values = {"unified": {"hedge": {"attempts_max": 2}}, "commands": {"fallbacks": "cache", "breaker": {}}}
+    assert list(faults(GuardPolicies, values)) == ["unified.hedge.attempts_max", "commands.fallbacks"]
 
 
 def test_a_table_in_part_keeps_the_dependencys_other_defaults() -> None:
