@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from orchestra import limits
 from orchestra.chat.stores import StoreCalls
+from orchestra.engines.apology import Apology
 from orchestra.errors import SessionUnknown, StaleSession
 from orchestra.model import Message, Session, Turn
 from orchestra.ports import Clock, ConversationStore, Entropy, SessionStore
@@ -165,8 +166,14 @@ class Sessions:
 
 
 def with_turn(session: Session, turn: Turn) -> Session:
-    """Return `session` with the exchange of `turn`, trimmed to the limits by dropping the oldest whole exchanges."""
-    messages = (*session.messages, Message("user", turn.message), Message("assistant", turn.reply))
+    """Return `session` with the exchange of `turn`, trimmed to the limits by dropping the oldest whole exchanges.
+
+    A question that was met with an apology stays out: it will come again, and no model should take the apology for its
+    own words.
+    """
+    messages = session.messages
+    if turn.engine != Apology.name:
+        messages = (*messages, Message("user", turn.message), Message("assistant", turn.reply))
     return replace(session, version=turn.number, updated_at=turn.at, messages=trimmed(messages))
 
 

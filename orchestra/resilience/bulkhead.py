@@ -7,18 +7,17 @@ is cancelled before it can run hands it on (else the wake-up, and with it the sl
 A slot is held until the work has really ended: whoever took it gives it back in a ``finally`` around the work itself.
 A caller that stops listening, by a timeout or a cancellation, frees nothing while the dependency still works for it.
 
-    contract: `BulkheadStatus`, `WaitCut`;  behaviour: `Bulkhead`, `SlotScope`
+    contract: `BulkheadStatus`, `WaitCut`;  behaviour: `Bulkhead`
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
-from types import TracebackType
 
 from msgspec import Struct
 
-from orchestra.errors import BulkheadFull, DeadlineExceeded, Overloaded, ProviderOverloaded
+from orchestra.errors import BulkheadFull
 from orchestra.policies import BulkheadPolicy
 from orchestra.resilience.gradient import Gradient2, Windowed
 
@@ -26,8 +25,6 @@ INITIAL_LIMIT = 20
 """Where an adaptive limit starts, if its bounds allow (Netflix's default): low, to learn how quick an unloaded
 dependency is."""
 RETRY_AFTER_SECONDS_MIN = 1.0
-
-_DROPS = (Overloaded, ProviderOverloaded, DeadlineExceeded)
 
 
 class WaitCut(BulkheadFull):
@@ -137,14 +134,6 @@ class Bulkhead:
         if self._waiting:
             self._hand_on()
 
-    def slot(self, until: float = inf) -> "SlotScope":
-        """Hold a slot for the length of an ``async with`` block.
-
-        The block's time is a sample where it ends well, and a drop where it ends by overload or a deadline. Whoever
-        knows better, say that the caller had shortened the deadline, uses `acquire` and `release`.
-        """
-        return SlotScope(self, until)
-
     def describe(self) -> BulkheadStatus:
         """Return what a page shows of this bulkhead."""
         saturation = min(1.0, (self._running + len(self._waiting)) / (self._limit + self.policy.queue_max))
@@ -186,27 +175,6 @@ class Bulkhead:
             f"try again in {retry_after:.1f} s",
             retry_after_seconds=retry_after,
         )
-
-
-class SlotScope:
-    """The thin edge between a bulkhead and ``async with``."""
-
-    __slots__ = ("_began", "_bulkhead", "_until")
-
-    def __init__(self, bulkhead: Bulkhead, until: float) -> None:
-        self._bulkhead = bulkhead
-        self._until = until
-
-    async def __aenter__(self) -> None:
-        await self._bulkhead.acquire(self._until)
-        self._began = self._bulkhead._now()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        dropped = isinstance(error, _DROPS)
-        told = error is None or dropped
-        self._bulkhead.release(self._bulkhead._now() - self._began if told else None, dropped=dropped)
 
 
 def _adaptive(policy: BulkheadPolicy, now: Callable[[], float]) -> Windowed:

@@ -30,10 +30,21 @@ class Deadline(Struct, frozen=True):
     ours : bool
         Whether we set it. Running into one of ours is a failure of what was called; running into one that a caller
         shortened says nothing about it.
+    since : float
+        When it was set.
     """
 
     at: float
     ours: bool
+    since: float = 0.0
+
+    def blames(self, started: float) -> bool:
+        """Tell whether running into it says something about a call that started at `started`.
+
+        Not where a caller shortened it, nor where what came before the call had used up most of the time: who was
+        left less than half of it, and was late, may be as quick as ever.
+        """
+        return self.ours and self.at - started >= (self.at - self.since) / 2
 
 
 _NEVER = math.inf
@@ -43,12 +54,6 @@ _deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 def current() -> Deadline | None:
     """Return the deadline of what runs now; None where it has all the time it wants."""
     return _deadline.get()
-
-
-def remaining(now: float) -> float:
-    """Return how many seconds are left after `now`, on the running loop's clock: at least 0, infinity without end."""
-    deadline = _deadline.get()
-    return math.inf if deadline is None else max(0.0, deadline.at - now)
 
 
 @contextmanager
@@ -73,11 +78,12 @@ def deadline_within(seconds: float, *, ours: bool = True) -> Iterator[None]:
     if math.isnan(seconds):
         raise ValueError("seconds is NaN, which no deadline can be: give a number of seconds")
     outer = _deadline.get()
-    at = asyncio.get_running_loop().time() + seconds
+    now = asyncio.get_running_loop().time()
+    at = now + seconds
     if outer is not None and outer.at <= at:
         yield
         return
-    token = _deadline.set(Deadline(at, ours))
+    token = _deadline.set(Deadline(at, ours, now))
     try:
         yield
     finally:

@@ -4,6 +4,9 @@ Outermost first: deadline, fallback, retry, hedge, breaker, bulkhead, attempt ti
 (`orchestra.resilience.deadline`): every attempt gets what is left of it. Fallbacks stand between engines and so are
 composed a floor higher (`orchestra.chat.guarded`), by `orchestra.resilience.fallback`.
 
+Breaker before bulkhead means that a call which the breaker rejects never waits for a slot. The slot is held around the
+permit all the same, not within it: a permit that is held while waiting goes stale (docs/decisions.md, 18).
+
 Every attempt asks breaker and bulkhead anew, so that a retry is no way around them, and settles with both when it has
 really ended. A stream is retried only before its first item: what a reader has seen cannot be taken back.
 """
@@ -16,7 +19,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from orchestra.errors import BreakerOpen, DeadlineExceeded, DeadlineShortened, Overloaded, kind_of
+from orchestra.errors import BreakerOpen, DeadlineExceeded, DeadlineShortened, Overloaded, ProviderOverloaded, kind_of
 from orchestra.events import CallFinished, CallHedged, CallOutcome, CallRetried, Hook
 from orchestra.policies import GuardPolicy
 from orchestra.resilience.breaker import Breaker, Permit
@@ -33,7 +36,8 @@ class _Call(Struct):
 
     correlation_id: str
     started: float
-    attempts: int = 1
+    rounds: int = 1  # tries, one after the other
+    attempts: int = 1  # calls that were made for them, hedges included
 
 
 class Guard:
@@ -140,6 +144,8 @@ class Guard:
             await self._queue(deadline)
         started = self._now()
         try:
+            if deadline is not None and started >= deadline.at:
+                raise self._spent()
             result = await self.breaker.call(self._bounded, work, started, deadline)
         except BaseException as error:
             self._release(error, started)
@@ -172,8 +178,14 @@ class Guard:
             await self._queue(deadline)
         started = self._now()
         try:
-            async with self.breaker.permit() as permit, aclosing(work()) as source:
-                async for item in self._timed(source, permit, deadline, started):
+            if deadline is not None and started >= deadline.at:
+                raise self._spent()
+            async with (
+                self.breaker.permit() as permit,
+                aclosing(work()) as source,
+                aclosing(self._timed(source, permit, deadline, started)) as items,
+            ):
+                async for item in items:
                     yield item
         except BaseException as error:  # also GeneratorExit: whoever read it has had enough
             self._release(error, started)
@@ -188,8 +200,8 @@ class Guard:
         The timeout stands around one step and never around a `yield`, where it would cancel whoever reads the stream.
         """
         attempt = self.policy.attempt
-        end = min(started + attempt.total_seconds_max, inf if deadline is None else deadline.at)
-        at = min(end, started + attempt.first_seconds_max)
+        turn_ends = inf if deadline is None else deadline.at
+        at = min(turn_ends, started + attempt.first_seconds_max, started + attempt.total_seconds_max)
         while True:
             watch = self._watchdog.enter(at)
             try:
@@ -202,8 +214,11 @@ class Guard:
                 raise
             self._watchdog.leave(watch)
             permit.responded()
+            given = self._now()
             yield item
-            at = min(end, self._now() + attempt.between_seconds_max)
+            now = self._now()
+            started += now - given  # the reader's time is not the dependency's
+            at = min(turn_ends, now + attempt.between_seconds_max, started + attempt.total_seconds_max)
 
     async def _queue(self, deadline: Deadline | None) -> None:
         """Wait for a slot, unless the breaker would reject the call anyway.
@@ -211,31 +226,37 @@ class Guard:
         No permit is held meanwhile: the wait, which is ours, makes no call slow, no probe's place is taken by a call
         that only waits, and a breaker that opens meanwhile is asked anew.
         """
-        self.breaker.acquire().drop()
+        if self.breaker.mode != "observing":
+            self.breaker.acquire().drop()
         await self.bulkhead.acquire(inf if deadline is None else deadline.at)
 
     def _late(self, at: float, deadline: Deadline | None, started: float) -> DeadlineExceeded:
         """Say what ran out at `at`: the attempt's own time, the turn's, or the caller's. Loops may fire too early."""
         if deadline is None or at < deadline.at:
             return DeadlineExceeded(f"{self.name} did not answer within {at - started:.3g} s: try again")
-        if deadline.ours:
+        if deadline.blames(started):
             return DeadlineExceeded(f"{self.name} did not answer within what was left of the turn: try again")
-        return DeadlineShortened(f"{self.name} did not answer within the time that the caller gave: give more")
+        return DeadlineShortened(f"{self.name} did not answer within the little time that it was left: give it more")
+
+    def _spent(self) -> DeadlineShortened:
+        return DeadlineShortened(f"no time was left to ask {self.name}: give the turn more")
 
     def _release(self, error: BaseException, started: float) -> None:
-        """Give the slot back, and tell an adaptive limit of a dependency that did not answer in time."""
+        """Give the slot back, and tell an adaptive limit of a dependency that was overloaded or late."""
         late = isinstance(error, DeadlineExceeded) and not isinstance(error, DeadlineShortened)
-        self.bulkhead.release(self._now() - started if late else None, dropped=late)
+        dropped = late or isinstance(error, ProviderOverloaded)
+        self.bulkhead.release(self._now() - started if dropped else None, dropped=dropped)
 
     def _pause(self, error: Exception, told: _Call) -> float:
         """Return how long to wait before the next attempt; raise `error` again where there will be none."""
         retry = self.policy.retry
-        if told.attempts >= retry.attempts_max or not retriable(error):
+        if told.rounds >= retry.attempts_max or not retriable(error):
             raise error
-        seconds = backoff_seconds(retry, told.attempts, self._random, getattr(error, "retry_after_seconds", None))
+        seconds = backoff_seconds(retry, told.rounds, self._random, getattr(error, "retry_after_seconds", None))
         deadline, now = current(), self._now()
         if (deadline is not None and now + seconds >= deadline.at) or not self.budget.withdraw():
             raise error
+        told.rounds += 1
         told.attempts += 1
         self._hook(CallRetried(now, told.correlation_id, self.name, told.attempts, seconds, kind_of(error)))
         return seconds

@@ -337,6 +337,40 @@ def test_an_open_circuit_leads_to_the_fallback_and_that_to_a_success() -> None:
 # --- fallbacks
 
 
+def test_an_apology_is_no_part_of_what_the_model_is_told() -> None:
+    async def story(house: House) -> None:
+        guard = (await house.container.resolve(compose.Guards))["unified"]
+        guard.breaker.force_open("test")
+        first = await house.say("hello")
+        guard.breaker.reset("test")
+        await house.say("hello again", session_id=first.session_id)
+        stored = await house.ports.sessions.load(first.session_id)
+        assert stored
+        assert [each.content for each in stored.messages if each.role == "user"] == ["hello again"]
+        assert stored.version == 2
+        assert len(await house.conversations.turns(first.session_id)) == 2, "what the user saw is kept"
+
+    rehearsed(story)
+
+
+def test_a_provider_that_uses_up_the_turn_is_no_fault_of_the_alternate() -> None:
+    async def story(house: House) -> None:
+        for _ in range(5):
+            with pytest.raises(DeadlineExceeded):
+                await house.say("hello")
+        guard = (await house.container.resolve(compose.Guards))["alternate"]
+        assert guard.breaker.state == "CLOSED"
+        assert guard.breaker.describe().calls == 0
+
+    rehearsed(
+        story,
+        ProviderSlow(**FOREVER, factor=1000),
+        alternate=Planted(Delta("from the second"), Finish("stop", "second")),
+        turn_seconds_max=10,
+        guards={"unified": {"retry": {"attempts_max": 1}, "breaker": {"failures_max": 1000}}},
+    )
+
+
 def test_the_same_question_is_answered_from_the_cache() -> None:
     async def story(house: House) -> None:
         first = await house.say("why?")

@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 
-from orchestra.errors import BulkheadFull, DeadlineExceeded, Overloaded, ProviderFailed, ProviderOverloaded
+from orchestra.errors import BulkheadFull, Overloaded
 from orchestra.policies import BulkheadPolicy
 from orchestra.resilience.bulkhead import Bulkhead, BulkheadStatus, WaitCut
 from sim.loop import SimLoop, run
@@ -339,62 +339,6 @@ def test_a_coroutine_that_is_closed_leaves_the_queue_and_hands_on() -> None:
         assert timers() == 0
 
     run(main())
-
-
-# --- slots as a context ----------------------------------------------------------------------------------------------
-
-
-def test_a_slot_is_held_for_the_length_of_the_block() -> None:
-    async def main() -> None:
-        bench = Bench(fixed(1, wait_seconds=1.0))
-        async with bench.bulkhead.slot():
-            assert bench.counts == (1, 0)
-            with pytest.raises(WaitCut):
-                async with bench.bulkhead.slot(until=0.5):
-                    pytest.fail("there is no slot")
-            assert bench.counts == (1, 0)
-        assert bench.counts == (0, 0)
-        with pytest.raises(ProviderFailed):
-            async with bench.bulkhead.slot():
-                raise ProviderFailed("it broke")
-        assert bench.counts == (0, 0)
-
-    run(main())
-
-
-def limit_after(seconds: float, *errors: type[BaseException] | None) -> tuple[int, float]:
-    """Return limit and usual seconds after blocks of so many seconds, ten of each that ended by one of `errors`."""
-
-    async def block(bulkhead: Bulkhead, error: type[BaseException] | None) -> None:
-        async with bulkhead.slot():
-            await asyncio.sleep(seconds)
-            if error is not None:
-                raise error("so it ended")
-
-    async def main() -> tuple[int, float]:
-        bulkhead = Bulkhead("unified", adaptive(10, 20), asyncio.get_running_loop().time)
-        for error in errors:
-            await asyncio.gather(*(block(bulkhead, error) for _ in range(10)), return_exceptions=True)
-        assert bulkhead._adaptive is not None
-        return bulkhead.describe().limit, bulkhead._adaptive._limit._usual_seconds
-
-    return run(main())
-
-
-def test_a_block_that_ends_well_is_a_sample() -> None:
-    limit, usual = limit_after(2.0, None)
-    assert limit == 20
-    assert usual == pytest.approx(2.0, abs=TICK)
-
-
-@pytest.mark.parametrize("error", [Overloaded, BulkheadFull, ProviderOverloaded, DeadlineExceeded])
-def test_a_block_that_ends_by_overload_is_a_drop(error: type[BaseException]) -> None:
-    assert limit_after(2.0, error) == (18, 0.0)
-
-
-@pytest.mark.parametrize("error", [ProviderFailed, asyncio.CancelledError, OSError])
-def test_a_block_that_fails_otherwise_or_is_cancelled_tells_nothing(error: type[BaseException]) -> None:
-    assert limit_after(2.0, error, error) == (20, 0.0)
 
 
 # --- an adaptive limit -----------------------------------------------------------------------------------------------

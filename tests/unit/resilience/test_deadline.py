@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from orchestra.resilience.deadline import Deadline, Watch, Watchdog, current, deadline_within, remaining
+from orchestra.resilience.deadline import Deadline, Watch, Watchdog, current, deadline_within
 from sim import loop
 
 A_TICK = 1e-6  # timers of the simulated loop are late by far less
@@ -50,15 +50,14 @@ async def watched(watchdog: Watchdog, at: float, work: Coroutine[Any, Any, objec
 
 def test_without_a_deadline_there_is_all_the_time() -> None:
     assert current() is None
-    assert remaining(5.0) == math.inf
 
 
 def test_a_deadline_stands_within_its_block_only() -> None:
     async def main() -> None:
         await asyncio.sleep(2.0)
-        at = now() + 3.0
+        began = now()
         with deadline_within(3.0):
-            assert current() == Deadline(at, ours=True)
+            assert current() == Deadline(began + 3.0, True, began)
         assert current() is None
         with pytest.raises(KeyError), deadline_within(3.0):
             raise KeyError
@@ -67,16 +66,10 @@ def test_a_deadline_stands_within_its_block_only() -> None:
     loop.run(main())
 
 
-def test_what_remains_is_never_below_zero() -> None:
-    async def main() -> None:
-        with deadline_within(3.0):
-            assert remaining(1.0) == 2.0
-            assert remaining(3.0) == 0.0
-            assert remaining(3.5) == 0.0
-        with deadline_within(-1.0):
-            assert current() == Deadline(-1.0, ours=True)
-
-    loop.run(main())
+@pytest.mark.parametrize(("started", "blames"), [(10.0, True), (15.0, True), (15.001, False), (20.0, False)])
+def test_who_was_left_less_than_half_of_the_time_is_not_to_blame(started: float, blames: bool) -> None:
+    assert Deadline(20.0, True, 10.0).blames(started) is blames
+    assert not Deadline(20.0, False, 10.0).blames(started), "a caller's shorter deadline blames nobody"
 
 
 def test_an_inner_deadline_only_shortens() -> None:
@@ -102,9 +95,14 @@ def test_of_equal_deadlines_the_outer_stays() -> None:
     loop.run(main())
 
 
+def left() -> float:
+    deadline = current()
+    return math.inf if deadline is None else deadline.at
+
+
 def test_tasks_take_the_deadline_over_and_keep_theirs_to_themselves() -> None:
     async def below() -> float:
-        before = remaining(0.0)
+        before = left()
         with deadline_within(1.0):
             await asyncio.sleep(0.5)
         return before

@@ -34,7 +34,7 @@ class House:
         self.env = loop.SimEnvironment()
         self.events: list[Event] = []
         table = {"retry": {"attempts_max": 1}, **policy}
-        self.policy: GuardPolicy = GuardPolicies(commands=table).commands
+        self.policy: GuardPolicy = GuardPolicies(memory=table).memory
         self.attempts = 0
         self.running = 0
         self.most_running = 0
@@ -337,6 +337,133 @@ def test_our_deadline_is_a_failure_and_a_callers_shorter_one_is_neutral(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_with_no_time_left_nobody_is_asked_and_nobody_blamed(stream: bool) -> None:
+    async def story(house: House) -> None:
+        with deadline_within(2.0):
+            await asyncio.sleep(2.0)
+            with pytest.raises(DeadlineShortened, match="no time was left to ask dep"):
+                await (said(house.guard, house.telling(["x"])) if stream else house.guard.call("c", house.doing("x")))
+
+    house = House(breaker={"failures_max": 1})
+    house.live(story)
+    assert house.attempts == 0
+    assert house.outcomes == [("dropped", "deadline-exceeded", 1)]
+    assert house.told(BreakerChanged) == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("before", "state"), [(1.0, "OPEN"), (3.0, "CLOSED")])
+def test_who_was_left_little_of_the_turn_is_not_to_blame(before: float, state: str, stream: bool) -> None:
+    async def story(house: House) -> None:
+        with deadline_within(4.0):
+            await asyncio.sleep(before)
+            with pytest.raises(DeadlineExceeded):
+                await (said(house.guard, house.telling([9.0])) if stream else house.guard.call("c", house.doing(9.0)))
+        assert house.guard.breaker.state == state
+
+    House(breaker={"failures_max": 1}).live(story)
+
+
+def test_a_reader_who_takes_the_whole_time_is_no_fault_of_the_dependency() -> None:
+    async def story(house: House) -> list[str]:
+        items = []
+        async for item in house.guard.stream("c", house.telling([0.5, "a", 0.5, "b", 0.5, "c"])):
+            items.append(item)
+            await asyncio.sleep(30)
+        return items
+
+    house = House(attempt={"first_seconds_max": 1, "between_seconds_max": 1, "total_seconds_max": 2})
+    assert house.live(story) == ["a", "b", "c"]
+
+    async def turn(house: House) -> None:
+        async def listen() -> None:
+            async for _ in house.guard.stream("c", house.telling(["a", 9.0, "b"])):
+                await asyncio.sleep(9)
+
+        with deadline_within(10.0), pytest.raises(DeadlineShortened):
+            await listen()
+
+    house = House(breaker={"failures_max": 1})
+    house.live(turn)
+    assert house.outcomes == [("dropped", "deadline-exceeded", 1)]
+
+
+def test_the_time_of_a_dependency_adds_up_beside_its_readers() -> None:
+    async def story(house: House) -> None:
+        async def listen() -> None:
+            async for _ in house.guard.stream("c", house.telling([0.9, "a", 0.9, "b", 0.9, "c"])):
+                await asyncio.sleep(30)
+
+        with pytest.raises(DeadlineExceeded, match="within 2 s"):
+            await listen()
+
+    House(attempt={"first_seconds_max": 1, "between_seconds_max": 1, "total_seconds_max": 2}).live(story)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_adaptive_limit_hears_429(stream: bool) -> None:
+    async def story(house: House) -> None:
+        async def one() -> None:
+            error = ProviderOverloaded("429")
+            await (said(house.guard, house.telling([error])) if stream else house.guard.call("c", house.doing(error)))
+
+        start = house.guard.bulkhead.describe().limit
+        for _ in range(5):
+            await asyncio.gather(*(one() for _ in range(20)), return_exceptions=True)
+            await asyncio.sleep(1)
+        assert house.guard.bulkhead.describe().limit < start
+
+    House(bulkhead={"limit": "gradient2"}).live(story)
+
+
+def test_a_stream_closed_early_leaves_no_task_behind() -> None:
+    async def story(house: House) -> None:
+        stream = house.guard.stream("c", house.telling(["a", "b"]))
+        await anext(stream)
+        await stream.aclose()
+        assert len(house.env.loop.pending_tasks()) == 1
+
+    House().live(story)
+
+
+def test_a_hedge_takes_no_retry_away() -> None:
+    async def story(house: House) -> str:
+        broken = ProviderFailed("x")
+        work = house.doing(2.0, broken, broken, "fine")
+        return await house.guard.call("c", work, idempotent=True)
+
+    house = House(hedge={"attempts_max": 2, "delay_seconds": 1}, retry={"attempts_max": 2, "base_seconds": 0.1})
+    assert house.live(story) == "after 2"
+
+    async def failing(house: House) -> None:
+        async def work() -> str:
+            house.attempts += 1
+            await asyncio.sleep(1.5)
+            raise ProviderFailed("x")
+
+        with pytest.raises(ProviderFailed):
+            await house.guard.call("c", work, idempotent=True)
+
+    house = House(hedge={"attempts_max": 2, "delay_seconds": 1}, retry={"attempts_max": 2, "base_seconds": 0.1})
+    house.live(failing)
+    assert house.attempts == 4
+    assert [each.attempt for each in house.told(CallRetried)] == [3]
+
+
+def test_a_breaker_that_only_observes_lets_a_waiting_call_through_and_counts_it_once() -> None:
+    async def story(house: House) -> None:
+        house.guard.breaker.observe_only("test")
+        house.guard.breaker.acquire().failure(ProviderFailed("x"))
+        first = asyncio.create_task(house.guard.call("c", house.doing(1.0, "second")))
+        await asyncio.sleep(0.1)
+        assert await house.guard.call("c", house.doing(1.0, "second")) == "second"
+        await first
+        assert house.guard.breaker.describe().rejected == 2
+
+    House(bulkhead={"concurrent_max": 1}, breaker={"failures_max": 1, "open_seconds": 60}).live(story)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_cancellation_is_neutral_and_leaves_nothing_behind(stream: bool) -> None:
     async def story(house: House) -> None:
         call = said(house.guard, house.telling([10.0, "a"])) if stream else house.guard.call("c", house.doing(10.0))
@@ -453,7 +580,7 @@ def test_no_retry_begins_where_the_deadline_would_end_it_at_once() -> None:
 
 def test_a_retry_gets_what_is_left_of_the_turn() -> None:
     async def story(house: House) -> None:
-        with deadline_within(5.0), pytest.raises(DeadlineExceeded, match="left of the turn"):
+        with deadline_within(5.0), pytest.raises(DeadlineExceeded, match="little time"):
             await house.guard.call("c", house.doing(10.0))
 
     house = House(

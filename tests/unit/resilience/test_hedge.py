@@ -16,7 +16,7 @@ from orchestra.errors import (
     ProviderRefused,
 )
 from orchestra.policies import HedgePolicy, RetryPolicy
-from orchestra.resilience.deadline import deadline_within, remaining
+from orchestra.resilience.deadline import current, deadline_within
 from orchestra.resilience.hedge import hedged
 from orchestra.resilience.retry import RetryBudget
 from sim import loop
@@ -315,7 +315,8 @@ def test_a_caller_that_is_cancelled_again_still_leaves_nothing_behind() -> None:
 def test_calls_see_the_callers_context() -> None:
     async def main() -> None:
         async def work() -> float:
-            return remaining(0.0)
+            deadline = current()
+            return 0.0 if deadline is None else deadline.at
 
         budget = RetryBudget(RetryPolicy(), asyncio.get_running_loop().time)
         with deadline_within(7.0):
