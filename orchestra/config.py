@@ -219,6 +219,7 @@ def load(environ: Mapping[str, str], *, cwd: Path) -> Loaded:
     for name, variable in _variables(environ, faults):
         values[name], sources[name] = environ[variable], f"environment {variable}"
     settings = _validated(values, sources, faults)
+    faults += [_conflict_fault(each, sources) for each in _named_in_vain(values)]
     if settings is None or faults:
         count = "1 setting is" if len(faults) == 1 else f"{len(faults)} settings are"
         raise ConfigurationError("\n".join([f"{count} wrong:", *(f"- {fault}" for fault in faults)]))
@@ -368,6 +369,15 @@ def _conflicts(settings: Settings) -> Iterator[Conflict]:
         for name in (key, model):
             if getattr(settings, url) is None and getattr(settings, name) is not None:
                 yield Conflict((name, url), "the first has no effect without the second: set both or neither")
+
+
+def _named_in_vain(values: Mapping[str, Any]) -> Iterator[Conflict]:
+    """Yield what an operator asked for and cannot get, though `Settings` allow it: the default chain has the alternate
+    too, for whoever sets its URL, and in a simulated world there is one without any.
+    """
+    fallbacks = "guards.unified.fallbacks"
+    if "alternate" in str(values.get(fallbacks)) and "alternate_url" not in values:
+        yield Conflict((fallbacks, "alternate_url"), "alternate cannot answer without the second: set it, or leave alternate out")
 
 
 def _conflict_fault(conflict: Conflict, sources: Mapping[str, str]) -> str:

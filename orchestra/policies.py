@@ -183,7 +183,8 @@ class GuardPolicy(Policy):
     fallbacks: tuple[Fallback, ...] = setting(
         (),
         "names, in order",
-        "Who answers where the dependency does not; the apology only where the call was refused, not after an error.",
+        "Who answers where the dependency does not; alternate only where alternate_url is set, apology only where the "
+        "call was refused (an open breaker, a full bulkhead, a feature that is off), and not after an error.",
     )
     retry: RetryPolicy = RetryPolicy()
     hedge: HedgePolicy = HedgePolicy()

@@ -179,6 +179,43 @@ def test_settings_that_contradict_each_other_are_refused_together(tmp_path: Path
     assert "asked for a model by name" in fault
 
 
+FALLBACKS = "ORCHESTRA_GUARDS__UNIFIED__FALLBACKS"
+
+
+def test_an_alternate_that_is_asked_for_needs_its_url(tmp_path: Path) -> None:
+    conflict = (
+        f"guards.unified.fallbacks (environment {FALLBACKS}) and alternate_url (default): "
+        "alternate cannot answer without the second: set it, or leave alternate out"
+    )
+    assert refused({FALLBACKS: "cache, alternate"}, tmp_path) == [conflict]
+    wrong = {FALLBACKS: "cache, alternate", "ORCHESTRA_PORT": "x", "ORCHESTRA_STORE_SECONDS_MAX": "100"}
+    assert refused(wrong, tmp_path)[-1] == conflict  # beside any other
+    wrong = {FALLBACKS: "alternate", "ORCHESTRA_ALTERNATE_URL": "nonsense", "ORCHESTRA_ALTERNATE_MODEL": "m"}
+    assert [fault.split(" ")[0] for fault in refused(wrong, tmp_path)] == ["alternate_url"]  # but not by a wrong one
+
+    table = '[guards.unified]\nfallbacks = ["alternate"]\n'
+    (tmp_path / "orchestra.toml").write_text(table)
+    assert refused({}, tmp_path) == [conflict.replace(f"environment {FALLBACKS}", "file orchestra.toml")]
+    (tmp_path / "orchestra.toml").write_text('alternate_url = "http://h/v1"\nalternate_model = "m"\n' + table)
+    assert load({}, cwd=tmp_path).settings.guards.unified.fallbacks == ("alternate",)
+
+
+def test_the_default_chain_and_one_without_an_alternate_need_no_url(tmp_path: Path) -> None:
+    environ = {"ORCHESTRA_GUARDS__UNIFIED__RETRY__ATTEMPTS_MAX": "2"}
+    assert "alternate" in load(environ, cwd=tmp_path).settings.guards.unified.fallbacks
+    assert load({FALLBACKS: "cache, apology"}, cwd=tmp_path).settings.guards.unified.fallbacks == ("cache", "apology")
+
+
+def test_what_would_do_nothing_is_refused_by_its_path_and_source(tmp_path: Path) -> None:
+    environ = {
+        "ORCHESTRA_GUARDS__UNIFIED__HEDGE__ATTEMPTS_MAX": "3",
+        "ORCHESTRA_GUARDS__UNIFIED__BREAKER__SLOW_SECONDS": "30",
+    }
+    slow, hedge = sorted(refused(environ, tmp_path))
+    assert slow.startswith("guards.unified.breaker.slow_seconds = '30' (environment ORCHESTRA_GUARDS__UNIFIED__BREAKER")
+    assert hedge.startswith("guards.unified.hedge.attempts_max = '3' (environment ORCHESTRA_GUARDS__UNIFIED__HEDGE")
+
+
 def test_conflicts_are_found_beside_impossible_values_but_not_because_of_them(tmp_path: Path) -> None:
     environ = {
         "ORCHESTRA_PROVIDER_URL": "nonsense",
