@@ -44,6 +44,9 @@ class BulkheadStatus(Struct, frozen=True):
         Slots at this moment.
     saturation : float
         The share of the places, slots and queue together, that is taken, 0 to 1. Full slots alone are good use of them.
+    refused : int
+        Callers turned away, ever: the queue was full, or `wait_seconds_max` over. Whose own deadline ended the wait is
+        not among them.
     """
 
     name: str
@@ -51,6 +54,7 @@ class BulkheadStatus(Struct, frozen=True):
     waiting: int
     limit: int
     saturation: float
+    refused: int = 0
 
 
 class Bulkhead:
@@ -65,7 +69,7 @@ class Bulkhead:
         Monotonic seconds: the running loop's `time`.
     """
 
-    __slots__ = ("_adaptive", "_limit", "_now", "_running", "_waiting", "name", "policy")
+    __slots__ = ("_adaptive", "_limit", "_now", "_refused", "_running", "_waiting", "name", "policy")
 
     def __init__(self, name: str, policy: BulkheadPolicy, now: Callable[[], float]) -> None:
         self.name = name
@@ -74,6 +78,7 @@ class Bulkhead:
         self._adaptive = _adaptive(policy, now) if policy.limit == "gradient2" else None
         self._limit = policy.concurrent_max if self._adaptive is None else self._adaptive.limit
         self._running = 0
+        self._refused = 0
         # oldest first; ordered, and unlike a dict quick at its front, unlike a deque quick in its middle
         self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
@@ -137,7 +142,7 @@ class Bulkhead:
     def describe(self) -> BulkheadStatus:
         """Return what a page shows of this bulkhead."""
         saturation = min(1.0, (self._running + len(self._waiting)) / (self._limit + self.policy.queue_max))
-        return BulkheadStatus(self.name, self._running, len(self._waiting), self._limit, saturation)
+        return BulkheadStatus(self.name, self._running, len(self._waiting), self._limit, saturation, self._refused)
 
     async def _wait(self, ends: float) -> bool:
         """Stand in the queue, until monotonic time `ends` at the latest; tell whether that brought a slot."""
@@ -169,6 +174,8 @@ class Bulkhead:
 
     def _full(self, kind: type[BulkheadFull], why: str) -> BulkheadFull:
         """Return a fresh rejection. After the longest wait, all who wait now have a slot or are gone: come then."""
+        if kind is not WaitCut:
+            self._refused += 1
         retry_after = max(RETRY_AFTER_SECONDS_MIN, self.policy.wait_seconds_max)
         return kind(
             f"{self.name} has {self._running} calls under way and {len(self._waiting)} waiting, {why}: "

@@ -65,7 +65,7 @@ class Reading(Struct, frozen=True):
     successes : int
         Probes that succeeded since it became HALF_OPEN.
     saturation : float or None
-        Share of its places that are taken; None where it has no limit.
+        Share of its places that are taken, 1 where it refuses calls; None where it has no limit.
     pings : float or None
         Share of its recent pings that failed; None where there were none.
     """
@@ -163,7 +163,8 @@ def _losses(reading: Reading) -> Iterator[tuple[float, str]]:
         yield from _rates(reading)
     if reading.saturation is not None and reading.saturation > SATURATED_FROM:
         above = (min(1.0, reading.saturation) - SATURATED_FROM) / (1 - SATURATED_FROM)
-        yield SATURATION_SHARE_MAX * above, f"{reading.saturation:.0%} of its places are taken"
+        full = f"{reading.saturation:.0%} of its places are taken" if above < 1 else "it is full, and refuses calls"
+        yield SATURATION_SHARE_MAX * above, full
     if reading.pings is not None:
         yield reading.pings, f"{reading.pings:.0%} of its recent pings failed"
 

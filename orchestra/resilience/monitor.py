@@ -112,6 +112,7 @@ class HealthMonitor:
         self._hook = hook
         self._orders = Orders(degradation, watched.breakers, clock.now, now, hook)
         self._pings: dict[str, deque[bool]] = {name: deque(maxlen=PINGS_KEPT) for name in watched.pings}
+        self._refused: dict[str, int] = {}  # by a bulkhead, up to the last tick
         self._canaries: dict[str, asyncio.Task[None]] = {}
         self._health: Health | None = None
         self._task: asyncio.Task[None] | None = None
@@ -185,7 +186,7 @@ class HealthMonitor:
         bulkheads = self._watched.bulkheads
         readings = {
             name: reading_of(
-                breaker.describe(), breaker.policy, bulkheads[name].describe().saturation if name in bulkheads else None
+                breaker.describe(), breaker.policy, self._saturation(bulkheads[name]) if name in bulkheads else None
             )
             for name, breaker in self._watched.breakers.items()
         }
@@ -193,6 +194,12 @@ class HealthMonitor:
             failed = answers.count(False) / len(answers) if answers else None
             readings[name] = structs.replace(readings.get(name, Reading(name)), pings=failed)
         return list(readings.values())
+
+    def _saturation(self, bulkhead: Bulkhead) -> float:
+        """Return what share of its places is taken: all of them where it has refused anybody since the last tick."""
+        status = bulkhead.describe()
+        before, self._refused[status.name] = self._refused.get(status.name, 0), status.refused
+        return 1.0 if status.refused > before else status.saturation
 
     async def _ping(self, name: str, ping: Probe) -> None:
         answered = False

@@ -73,7 +73,9 @@ def test_it_gives_as_many_slots_as_there_are() -> None:
 def test_it_describes_itself() -> None:
     async def main() -> None:
         bench = Bench(fixed(2, queue=2))
-        assert bench.bulkhead.describe() == BulkheadStatus("unified", running=0, waiting=0, limit=2, saturation=0.0)
+        assert bench.bulkhead.describe() == BulkheadStatus(
+            "unified", running=0, waiting=0, limit=2, saturation=0.0, refused=0
+        )
         await bench.begun("a")
         assert bench.bulkhead.describe() == BulkheadStatus("unified", running=1, waiting=0, limit=2, saturation=0.25)
         tasks = await bench.begun("bcd")
@@ -137,6 +139,7 @@ def test_a_full_queue_refuses_at_once() -> None:
             await bench.bulkhead.acquire()
         assert second.value is not first.value
         assert bench.counts == (1, 2)
+        assert bench.bulkhead.describe().refused == 2
         bench.bulkhead.release()
         bench.bulkhead.release()
         await soon()
@@ -175,6 +178,7 @@ def test_a_wait_that_is_over_is_refused() -> None:
             "unified has 1 calls under way and 0 waiting, and none came free within 1.5 s: try again in 1.5 s"
         )
         assert type(refusal.value) is BulkheadFull
+        assert bench.bulkhead.describe().refused == 1
         assert timers() == 0
         bench.bulkhead.release()
         assert bench.bulkhead.try_acquire()
@@ -203,6 +207,7 @@ def test_a_deadline_cuts_the_wait_and_says_so() -> None:
         for over in (10.0, bench.loop.time()):
             with pytest.raises(WaitCut):
                 await bench.bulkhead.acquire(until=over)
+        assert bench.bulkhead.describe().refused == 0, "that is the caller's doing"
 
     run(main())
 

@@ -107,6 +107,7 @@ def test_causes_are_told_in_words() -> None:
     assert what(Reading("x", calls=40, failure_rate=0.25)) == "25% of 40 calls failed"
     assert what(Reading("x", calls=40, slow_rate=0.25)) == "25% of 40 calls were slow"
     assert what(Reading("x", saturation=0.95)) == "95% of its places are taken"
+    assert what(Reading("x", saturation=1.0)) == "it is full, and refuses calls"
     assert what(Reading("x", pings=0.4)) == "40% of its recent pings failed"
 
 

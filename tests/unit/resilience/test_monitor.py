@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
-from orchestra.errors import BreakerOpen, InvalidRequest, ProviderFailed
+from orchestra.errors import BreakerOpen, BulkheadFull, InvalidRequest, ProviderFailed
 from orchestra.events import Event, LevelChanged, OperatorActed, StoreFinished, UnexpectedError
 from orchestra.model import Tally
 from orchestra.policies import BreakerPolicy, BulkheadPolicy, DegradationPolicy
 from orchestra.resilience.breaker import Breaker
-from orchestra.resilience.bulkhead import Bulkhead
+from orchestra.resilience.bulkhead import Bulkhead, WaitCut
 from orchestra.resilience.degradation import Degradation
 from orchestra.resilience.monitor import CANARY_SECONDS_MAX, PING_SECONDS_MAX, HealthMonitor, Probe, Watched
 from sim.clock import SimClock
@@ -56,12 +56,14 @@ class Instance:
         canaries: dict[str, Probe] | None = None,
         policy: DegradationPolicy | None = None,
         fleet_view: bool = False,
+        places: BulkheadPolicy | None = None,
     ) -> None:
+        places = places or BulkheadPolicy(concurrent_max=10, queue_max=0)
         policy = policy or DegradationPolicy()
         self.told: list[Event] = []
         self.degradation = Degradation(policy, world.now, self.told.append)
         self.breaker = Breaker("unified", BreakerPolicy(), world.now, self.told.append, lambda: 0.0)
-        self.bulkhead = Bulkhead("unified", BulkheadPolicy(concurrent_max=10, queue_max=0), world.now)
+        self.bulkhead = Bulkhead("unified", places, world.now)
         self.monitor = HealthMonitor(
             policy,
             self.degradation,
@@ -194,11 +196,34 @@ def test_health_reads_breaker_and_bulkhead() -> None:
             assert instance.score() == 77.5
             overview = instance.monitor.describe()
             assert overview.health is not None
-            assert [cause.what for cause in overview.health.why] == ["100% of its places are taken"]
+            assert [cause.what for cause in overview.health.why] == ["it is full, and refuses calls"]
             assert overview.level == instance.degradation.describe()
             assert overview.breakers == (instance.breaker.describe(),)
             assert overview.bulkheads == (instance.bulkhead.describe(),)
             assert overview.orders == {}
+
+    run(main())
+
+
+def test_a_bulkhead_that_refuses_is_full_however_long_its_queue_may_be() -> None:
+    async def main() -> None:
+        instance = Instance(World(), places=BulkheadPolicy(concurrent_max=1, queue_max=99, wait_seconds_max=2))
+        async with instance.running():
+            await asyncio.sleep(0.5)
+            assert instance.bulkhead.try_acquire()
+            cut = asyncio.create_task(instance.bulkhead.acquire(asyncio.get_running_loop().time() + 1))
+            over = asyncio.create_task(instance.bulkhead.acquire())
+            await asyncio.sleep(1.75)
+            assert instance.score() is None, "that the caller's own deadline ended its wait says nothing"
+            await asyncio.sleep(1)
+            assert instance.score() == 77.5
+            health = instance.monitor.describe().health
+            assert health is not None
+            assert [cause.what for cause in health.why] == ["it is full, and refuses calls"]
+            await asyncio.sleep(1)
+            assert instance.score() is None, "nobody was refused since"
+            ended = await asyncio.gather(cut, over, return_exceptions=True)
+            assert [type(each) for each in ended] == [WaitCut, BulkheadFull]
 
     run(main())
 
