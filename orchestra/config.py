@@ -377,7 +377,9 @@ def _named_in_vain(values: Mapping[str, Any]) -> Iterator[Conflict]:
     """
     fallbacks = "guards.unified.fallbacks"
     if "alternate" in str(values.get(fallbacks)) and "alternate_url" not in values:
-        yield Conflict((fallbacks, "alternate_url"), "alternate cannot answer without the second: set it, or leave alternate out")
+        yield Conflict(
+            (fallbacks, "alternate_url"), "alternate cannot answer without the second: set it, or leave alternate out"
+        )
 
 
 def _conflict_fault(conflict: Conflict, sources: Mapping[str, str]) -> str:
