@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -389,6 +390,31 @@ def no_registry_addresses(source: Source) -> Iterator[Violation]:
             )
 
 
+# --- documents ----------------------------------------------------------------------------------------------------
+
+_CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|^ {0,3}\[[^]\n]+\]:\s*<?([^\s>]+)", re.MULTILINE)
+
+
+def links_lead_somewhere(source: Source) -> Iterator[Violation]:
+    """A relative link of a document leads to a file of the project."""
+    if not source.path.endswith(".md"):
+        return
+    # code shows links and is none; its lines still count
+    text = _CODE.sub(lambda code: "\n" * code[0].count("\n"), source.text)
+    for match in _LINK.finditer(text):
+        target = match[1] or match[2]
+        if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.IGNORECASE):  # of the web, or a place in the same document
+            continue
+        led = (ROOT / source.path).parent.joinpath(unquote(target.partition("#")[0])).resolve()
+        if not led.is_relative_to(ROOT) or not led.exists():
+            yield Violation(
+                text.count("\n", 0, match.start()) + 1,
+                f"links to {target}, which is not there",
+                "correct the path, which starts from the document's own folder, or remove the link",
+            )
+
+
 RULES: tuple[Rule, ...] = (
     layers_between_packages,
     layers_inside_orchestra,
@@ -402,6 +428,7 @@ RULES: tuple[Rule, ...] = (
     no_async_under_hypothesis,
     no_machine_paths,
     no_registry_addresses,
+    links_lead_somewhere,
 )
 
 
@@ -532,6 +559,12 @@ PLANTED: list[tuple[Rule, str, str, str]] = [
     (no_registry_addresses, "constraints.txt", "--extra-index-url file:///x", "extra-index-url"),
     (no_registry_addresses, "constraints.txt", "x @ https://files." + "python" + "hosted.org/x.whl", "hosted"),
     (no_registry_addresses, "Dockerfile", "RUN pip install --find-links x", "find-links"),
+    (links_lead_somewhere, "docs/x.md", "see [y](docs/decisions.md)", "links to docs/decisions.md"),
+    (links_lead_somewhere, "x.md", "see [y](docs/nowhere.md#part)", "links to docs/nowhere.md#part"),
+    (links_lead_somewhere, "x.md", "see ![y](<docs/nowhere.png> 'title')", "links to docs/nowhere.png"),
+    (links_lead_somewhere, "x.md", "see [`y`](nowhere.md)", "links to nowhere.md"),
+    (links_lead_somewhere, "x.md", "see [y][1]\n\n[1]: nowhere.md", "links to nowhere.md"),
+    (links_lead_somewhere, "docs/x.md", "see [y](../..)", "links to ../.."),
 ]
 
 INNOCENT: list[tuple[Rule, str, str]] = [
@@ -573,6 +606,10 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (no_async_under_hypothesis, "tests/x.py", "from spam import rule\n@rule\nasync def f(): pass"),
     (no_machine_paths, "Dockerfile", "WORKDIR /app\nCOPY ./home/x ../root/y ${X}/home/y"),
     (no_registry_addresses, "constraints.txt", "aiohttp==3.14.5"),
+    (links_lead_somewhere, "docs/x.md", "[a](decisions.md#b) [b](../README.md) [c](#d) [d](<decisions.md> 'e') [e](.)"),
+    (links_lead_somewhere, "x.md", "[a](https://example.org/nowhere.md) [b](mailto:a@example.org)\n\n[1]: docs/"),
+    (links_lead_somewhere, "x.md", "`[a](nowhere)`\n```python\nx[a](nowhere)\n```\n"),
+    (links_lead_somewhere, "sim/x.py", "x[a](nowhere)"),
 ]
 
 
