@@ -4,7 +4,7 @@ It names no adapter: the live service gives it real ports, the simulated world m
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 
@@ -20,7 +20,7 @@ from orchestra.engines.commands import CommandDispatcher
 from orchestra.engines.engine import Engine, ICommandDispatcher, IMemorySystem, IOrchestraManager
 from orchestra.engines.memory import MemorySystem, RecallPolicy
 from orchestra.engines.unified import UnifiedOrchestrator
-from orchestra.model import Message, Prompt
+from orchestra.model import Chunk, Message, Prompt
 from orchestra.policies import GuardPolicies
 from orchestra.ports import Ports, Provider
 from orchestra.resilience import fallback
@@ -96,7 +96,7 @@ async def _health_monitor(
                 "memories": ports.memories.ping,
             },
             canaries={
-                name: partial(guards[name].call, CANARY, partial(_first_word, provider))
+                name: partial(_canary, guards[name], provider)
                 for name, provider in asked.items()
                 if provider is not None and provider.external
             },
@@ -112,10 +112,18 @@ async def _health_monitor(
     await monitor.aclose()
 
 
-async def _first_word(provider: Provider) -> None:
-    """Ask for an answer, and hang up as soon as it begins."""
+async def _canary(guard: Guard, provider: Provider) -> None:
+    """Ask for an answer and hang up as soon as it begins: to the guard a whole stream, bounded to its first item."""
+    async with aclosing(guard.stream(CANARY, partial(_first_word, provider))) as words:
+        async for _ in words:
+            pass
+
+
+async def _first_word(provider: Provider) -> AsyncGenerator[Chunk, None]:
     async with aclosing(provider.complete(Prompt((Message("user", "ping"),)))) as chunks:
-        await anext(chunks)
+        async for chunk in chunks:
+            yield chunk
+            return
 
 
 def _sessions(ports: Ports, settings: Settings) -> Sessions:

@@ -268,6 +268,9 @@ class DegradationPolicy(Policy):
     relapse_growth: float = setting(2.0, "factor", "How much longer each relapse makes the hold to go up.", **_GROWTH)
     up_seconds_max: float = setting(300.0, "seconds", "The longest that grows to.", **_SECONDS_OR_NONE)
     interval_seconds: float = setting(1.0, "seconds", "How often health is looked at.", **_SECONDS)
+    canary_seconds: float = setting(
+        10.0, "seconds", "From one canary of a dependency to the next, where no user's call is a probe.", **_SECONDS
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -5,7 +5,8 @@ that it exchanges orders with the fleet and, where this is on, what breakers saw
 defect in a tick is told and ends nothing but that tick.
 
 In EMERGENCY and MAINTENANCE nothing of the service calls its dependencies any more, so *canaries* do: tiny real calls
-through their guards, or recovery could not be seen. In the other levels the users' calls are the probes.
+through their guards, or recovery could not be seen. They cost money, so that there is a pause after each; and their
+guards bound them, for a cut of ours would never reach the breaker. In the other levels the users' calls are the probes.
 
     contract: `Watched`;  state: `Overview`;  behaviour: `HealthMonitor`
 """
@@ -32,8 +33,6 @@ from orchestra.resilience.orders import Order, Orders
 
 PINGS_KEPT = 5
 PING_SECONDS_MAX = 1.0
-CANARY_SECONDS_MAX = 30.0
-"""Longer than a guard allows for the first token: the guard's verdict reaches its breaker, our cut would not."""
 
 Probe = Callable[[], Awaitable[object]]
 
@@ -49,7 +48,7 @@ class Watched:
     pings : mapping of str to async callable
         Returns once the store has answered, raises where it does not.
     canaries : mapping of str to async callable
-        A tiny real call of an external dependency, through its guard.
+        A tiny real call of an external dependency, through its guard, which ends it.
     """
 
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
@@ -103,6 +102,7 @@ class HealthMonitor:
         fleet_view: bool = False,
     ) -> None:
         self._interval_seconds = policy.interval_seconds
+        self._canary_seconds = policy.canary_seconds
         self._degradation = degradation
         self._watched = watched
         self._fleet = fleet
@@ -219,12 +219,12 @@ class HealthMonitor:
 
     async def _canary(self, name: str, canary: Probe) -> None:
         try:
-            async with asyncio.timeout(CANARY_SECONDS_MAX):
-                await canary()
-        except (OrchestraError, TimeoutError):
+            await canary()
+        except OrchestraError:
             pass  # its breaker knows
         except Exception:
             self._tell_defect(f"canary {name}")
+        await asyncio.sleep(self._canary_seconds)
 
     async def _exchange(self) -> None:
         """Obey the fleet's orders, tell it ours that it does not know, and exchange what breakers saw."""

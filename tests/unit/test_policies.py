@@ -80,6 +80,7 @@ BOUNDS: dict[type[Policy], dict[str, tuple[float, float, float, float]]] = {
         "relapse_growth": GROWTH,
         "up_seconds_max": SECONDS_OR_NONE,
         "interval_seconds": SECONDS,
+        "canary_seconds": SECONDS,
     },
 }
 BOTH = ["internal is in both", "ignore", "record"]

@@ -500,6 +500,35 @@ def test_probes_go_on_in_emergency_and_bring_the_provider_back() -> None:
     rehearsed(story, guards=BARE)
 
 
+def test_a_provider_that_hangs_in_emergency_opens_its_breaker_by_canaries_alone() -> None:
+    async def story(house: House) -> None:
+        await house.latch(Level.EMERGENCY)
+        breaker = (await house.container.resolve(compose.Guards))["unified"].breaker
+        await house.container.resolve(HealthMonitor)
+        await asyncio.sleep(61)  # 20 s each to the first item that does not come, and 10 s of pause
+        assert (breaker.state, breaker.describe().consecutive_failures) == ("CLOSED", 2)
+        await asyncio.sleep(20)
+        assert breaker.state == "OPEN"
+        ends = [(call.outcome, call.error) for call in house.told(CallFinished)]
+        assert ends == [("failure", "deadline-exceeded")] * 3
+
+    rehearsed(story, ProviderSlow(**FOREVER, factor=1000.0), guards=BARE)
+
+
+def test_a_canary_hangs_up_at_the_first_word_and_is_a_success() -> None:
+    async def story(house: House) -> None:
+        await house.latch(Level.EMERGENCY)
+        breaker = (await house.container.resolve(compose.Guards))["unified"].breaker
+        await house.container.resolve(HealthMonitor)
+        await asyncio.sleep(5)
+        assert (breaker.describe().calls, breaker.describe().failures) == (1, 0)
+        [call] = house.told(CallFinished)
+        assert (call.correlation_id, call.outcome) == (compose.CANARY, "success")
+        assert call.seconds == pytest.approx(1.0, abs=0.01), "the first token's time, and not the answer's"
+
+    rehearsed(story)
+
+
 def test_turns_beyond_the_bound_are_shed_at_once() -> None:
     async def story(house: House) -> None:
         results = await asyncio.gather(*(house.say(f"hello {n}") for n in range(5)), return_exceptions=True)
