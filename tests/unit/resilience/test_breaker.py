@@ -1100,3 +1100,57 @@ def test_probes_count_for_the_fleet() -> None:
     assert bench.breaker.take_tally() == Tally(3, 3, 0)
     bench.slow(2.0)
     assert bench.breaker.take_tally() == Tally(1, 0, 1)
+
+
+# --- at the edges ---
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(None, 0.1), (0.05, 0.1), (0.5, 0.5)])
+def test_an_error_that_is_settled_may_ask_for_a_longer_open_time(asked: float | None, wait: float) -> None:
+    bench = Bench({"open_seconds": 0.1, "open_jitter": 0.0})
+    for _ in range(3):
+        bench.breaker.acquire().settle(errors.ProviderFailed("x", retry_after_seconds=asked))
+    assert bench.status.retry_after_seconds == pytest.approx(wait)
+    assert "ProviderFailed" in bench.changes[-1].reason
+
+
+def test_less_than_a_second_before_its_end_open_still_rejects() -> None:
+    bench = Bench({"open_seconds": 0.5, "open_jitter": 0.0})
+    bench.open()
+    bench.now += 0.4
+    with pytest.raises(errors.BreakerOpen):
+        bench.breaker.acquire()
+    bench.now += 0.1
+    probes = [bench.breaker.acquire() for _ in range(bench.breaker.policy.probes_max)]
+    assert bench.state == "HALF_OPEN"
+    with pytest.raises(errors.BreakerOpen):
+        bench.breaker.acquire()
+    for probe in probes:
+        probe.drop()
+
+
+def test_calls_add_up_in_the_tally() -> None:
+    bench = Bench({"slow_seconds": 1.0, "calls_min": 1000})
+
+    async def work(seconds: float) -> None:
+        bench.now += seconds
+
+    async def story() -> None:
+        for seconds in (0.5, 1.0, 2.0):
+            await bench.breaker.call(work, seconds)
+
+    asyncio.run(story())
+    assert bench.breaker.take_tally() == Tally(3, 0, 2)
+
+
+def test_every_change_is_dated() -> None:
+    bench = Bench()
+    bench.now += 100.0
+    bench.breaker.learn(Tally(1000, 1000, 0))
+    assert [change.at for change in bench.changes] == [200.0]
+    bench = Bench({"slow_seconds": 1.0})
+    bench.half_open()
+    permit = bench.breaker.acquire()
+    bench.now += 1.0
+    permit.responded()
+    assert (bench.changes[-1].after, bench.changes[-1].at) == ("OPEN", bench.now)

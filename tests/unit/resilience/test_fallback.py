@@ -8,6 +8,7 @@ import pytest
 from orchestra.errors import (
     BreakerOpen,
     BulkheadFull,
+    ConfigurationError,
     FeatureOff,
     InvalidRequest,
     NotFound,
@@ -149,7 +150,7 @@ def test_what_counts_as_failed_and_as_refused() -> None:
     for error in (BreakerOpen("x"), BulkheadFull("x"), Overloaded("x"), FeatureOff("x")):
         assert failed(error), error
         assert refused(error), error
-    for error in (ProviderFailed("x"), ProviderRefused("x"), ProviderOverloaded("x")):
+    for error in (ProviderFailed("x"), ProviderRefused("x"), ProviderOverloaded("x"), ConfigurationError("x")):
         assert failed(error), error
         assert not refused(error), error
     for other in (NotFound("x"), OrchestraError("x"), ValueError("x")):

@@ -19,6 +19,7 @@ from orchestra.errors import (
 )
 from orchestra.events import BreakerChanged, CallFinished, CallHedged, CallRetried, Event
 from orchestra.policies import GuardPolicies, GuardPolicy
+from orchestra.resilience.bulkhead import WaitCut
 from orchestra.resilience.deadline import deadline_within
 from orchestra.resilience.guard import Guard
 from sim import loop
@@ -177,6 +178,41 @@ def test_a_full_bulkhead_rejects_and_is_nothing_to_the_breaker(stream: bool) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_wait_for_a_slot_ends_with_the_deadline(stream: bool) -> None:
+    async def story(house: House) -> None:
+        first = asyncio.create_task(house.guard.call("c", house.doing(5.0)))
+        await asyncio.sleep(0.5)
+        with deadline_within(2.0), pytest.raises(WaitCut, match="dep has 1 calls under way"):
+            await (said(house.guard, house.telling(["x"])) if stream else house.guard.call("c", house.doing("x")))
+        assert house.now == pytest.approx(2.5, abs=0.001)
+        await first
+
+    House(bulkhead={"concurrent_max": 1, "wait_seconds_max": 60}, attempt={"total_seconds_max": 60}).live(story)
+
+
+def test_only_lateness_and_overload_move_an_adaptive_limit_down() -> None:
+    async def story(house: House) -> None:
+        async def busy(step: float | BaseException) -> tuple[int, float]:
+            for _ in range(10):
+                await asyncio.gather(
+                    *(house.guard.call("c", house.doing(step)) for _ in range(20)), return_exceptions=True
+                )
+                await asyncio.sleep(0.2)
+            adaptive = house.guard.bulkhead._adaptive
+            assert adaptive is not None
+            return house.guard.bulkhead.describe().limit, adaptive._limit._usual_seconds
+
+        before = await busy(0.5)
+        assert await busy(ProviderFailed("x")) == before, "how soon it failed is no measure of speed"
+        assert await busy(InvalidRequest("x")) == before
+
+    House(
+        bulkhead={"limit": "gradient2", "concurrent_min": 1, "concurrent_max": 100},
+        breaker={"failures_max": 1_000_000, "calls_min": 1_000_000},
+    ).live(story)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_the_wait_for_a_slot_is_ours_and_makes_no_call_slow(stream: bool) -> None:
     async def story(house: House) -> None:
         first = asyncio.create_task(house.guard.call("c", house.doing(1.5)))
@@ -263,15 +299,16 @@ def test_an_adaptive_limit_learns_from_calls_that_end_and_from_those_that_are_la
 
 def test_an_attempt_that_takes_too_long_is_a_failure_of_the_dependency() -> None:
     async def story(house: House) -> None:
+        await asyncio.sleep(5)
         with pytest.raises(DeadlineExceeded, match=r"dep did not answer within 2 s") as late:
             await house.guard.call("c", house.doing(10.0))
         assert type(late.value) is DeadlineExceeded
 
     house = House(attempt={"first_seconds_max": 1, "total_seconds_max": 2}, breaker={"failures_max": 1})
     house.live(story)
-    assert house.now == pytest.approx(2.0, abs=0.001)
+    assert house.now == pytest.approx(7.0, abs=0.001)
     assert house.outcomes == [("failure", "deadline-exceeded", 1)]
-    assert [change.after for change in house.told(BreakerChanged)] == ["OPEN"]
+    assert [(change.after, change.breaker) for change in house.told(BreakerChanged)] == [("OPEN", "dep")]
 
 
 @pytest.mark.parametrize(
@@ -633,11 +670,11 @@ def test_only_idempotent_calls_are_hedged_and_only_where_the_policy_says() -> No
     async def story(house: House) -> tuple[str, str]:
         return (
             await house.guard.call("c", house.doing(3.0, "quick"), idempotent=True),
-            await house.guard.call("c", house.doing(0.25)),
+            await house.guard.call("c", house.doing(3.0)),
         )
 
     house = House(hedge={"attempts_max": 2, "delay_seconds": 1})
-    assert house.live(story) == ("quick", "after 0.25")
+    assert house.live(story) == ("quick", "after 3")
     assert house.told(CallHedged) == [CallHedged(1.0, "c", "dep")]
     assert house.outcomes == [("success", "", 2), ("success", "", 1)]
 
