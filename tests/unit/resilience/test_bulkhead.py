@@ -405,6 +405,13 @@ def test_drops_shrink_it_and_no_slot_is_revoked() -> None:
     assert not bench.bulkhead.try_acquire()
 
 
+def test_a_shrunk_one_is_no_more_than_full() -> None:
+    bench = Adaptive(BulkheadPolicy(limit="gradient2", concurrent_min=4, concurrent_max=22, queue_max=0))
+    bench.again(10, dropped=True)
+    status = bench.bulkhead.describe()
+    assert (status.running, status.limit, status.saturation) == (19, 18, 1.0)
+
+
 def test_calls_without_a_time_are_no_samples() -> None:
     bench = Adaptive(adaptive(4, 22))
     assert bench.again(9) == 20
