@@ -269,7 +269,7 @@ class DegradationPolicy(Policy):
     up_seconds_max: float = setting(300.0, "seconds", "The longest that grows to.", **_SECONDS_OR_NONE)
     interval_seconds: float = setting(1.0, "seconds", "How often health is looked at.", **_SECONDS)
     canary_seconds: float = setting(
-        10.0, "seconds", "From one canary of a dependency to the next, where no user's call is a probe.", **_SECONDS
+        10.0, "seconds", "From the end of one canary to the next, where no user's call is a probe.", **_SECONDS
     )
 
     @model_validator(mode="after")

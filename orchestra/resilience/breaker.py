@@ -473,6 +473,7 @@ class Breaker:
         self._state: _State = self._rules.closed(now())
         self._mode: Mode = "automatic"
         self._calls = self._failures = self._slow = 0  # ended since the last `take_tally`
+        self._taken = 0  # calls of all tallies that were taken
         self._rejected = 0
         self._late = 0
 
@@ -485,6 +486,11 @@ class Breaker:
     def mode(self) -> Mode:
         """What an operator has ordered, or ``automatic``."""
         return self._mode
+
+    @property
+    def ended(self) -> int:
+        """Calls that ended in the state that let them through, ever, without the dropped."""
+        return self._taken + self._calls
 
     # --- calls
 
@@ -617,6 +623,7 @@ class Breaker:
     def take_tally(self) -> Tally:
         """Return what ended since this was last asked: calls of the state that they ended in, without the dropped."""
         tally = Tally(self._calls, self._failures, self._slow)
+        self._taken += self._calls
         self._calls = self._failures = self._slow = 0
         return tally
 

@@ -2,8 +2,9 @@
 
 Every component may take at most its weight, by the worst of what is known of it: adding up would count one trouble
 twice, since a failing store is slow, full and open at once. What we shed or rejected is in none of the figures, or
-shedding would heal the health that it answers to. Of a component without calls or pings nothing is known: it takes
-nothing, and gives no trust either; where nothing is known of any, health is unknown.
+shedding would heal the health that it answers to. Of a component without calls or pings nothing is known: it gives no
+trust, and takes what it took when it was last asked, or nothing where it never was; silence is no recovery. Where
+nothing is known of any, health is unknown.
 
     contract: `WEIGHTS`;  state: `Reading`, `Health`;  behaviour: `reading_of`, `assess`
 """
@@ -64,6 +65,8 @@ class Reading(Struct, frozen=True):
         Calls from which a rate says anything; where there are fewer, those that are missing count as good ones.
     successes : int
         Probes that succeeded since it became HALF_OPEN.
+    past : bool
+        Whether the calls and their shares are those of when it was last asked: none of it is in the window any more.
     saturation : float or None
         Share of its places that are taken, 1 where it refuses calls; None where it has no limit.
     pings : float or None
@@ -80,11 +83,14 @@ class Reading(Struct, frozen=True):
     slow_rate_max: float = 0.8
     calls_min: int = 1
     successes: int = 0
+    past: bool = False
     saturation: float | None = None
     pings: float | None = None
 
 
-def reading_of(breaker: BreakerStatus, policy: BreakerPolicy, saturation: float | None = None) -> Reading:
+def reading_of(
+    breaker: BreakerStatus, policy: BreakerPolicy, saturation: float | None = None, *, past: bool = False
+) -> Reading:
     """Read a guarded component off its breaker, and off the `saturation` of its bulkhead where it has one."""
     return Reading(
         breaker.name,
@@ -97,6 +103,7 @@ def reading_of(breaker: BreakerStatus, policy: BreakerPolicy, saturation: float 
         slow_rate_max=policy.slow_rate_max,
         calls_min=policy.calls_min,
         successes=breaker.successes,
+        past=past,
         saturation=saturation,
     )
 
@@ -110,7 +117,7 @@ class Cause(Struct, frozen=True):
 
 
 class ComponentHealth(Struct, frozen=True):
-    """How one component is: 0 to 100 %, None where it is unknown, and the points that it can take at most."""
+    """How one component is now: 0 to 100 %, None where it is unknown, and the points that it can take at most."""
 
     component: str
     score: float | None
@@ -127,8 +134,8 @@ class Health(Struct, frozen=True):
     components : tuple of ComponentHealth
         In the order of the readings.
     why : tuple of Cause
-        What took points, most first, then by component. They add up to 100 - score: where the components would take
-        more than 100 in all, those that come last take only what is left, which may be nothing.
+        What takes points, most first, then by component. Where the score is known they add up to 100 - score: where
+        the components would take more than 100 in all, those that come last take only what is left, maybe nothing.
     """
 
     score: float | None
@@ -146,8 +153,10 @@ def assess(readings: Iterable[Reading]) -> Health:
     components, causes = [], []
     for reading in readings:
         weight = WEIGHTS.get(reading.component, OTHER).points
-        share, what = max(_losses(reading), key=lambda loss: loss[0], default=(None, ""))
-        components.append(ComponentHealth(reading.component, None if share is None else 100 * (1 - share), weight))
+        now, past = list(_losses(reading)), list(_past(reading))
+        score = 100 * (1 - max(now)[0]) if now else None
+        components.append(ComponentHealth(reading.component, score, weight))
+        share, what = max([*now, *past], key=lambda loss: loss[0], default=(0.0, ""))
         if share:
             causes.append(Cause(reading.component, what, weight * share))
     why = _within_hundred(sorted(causes, key=lambda cause: (-cause.points, cause.component)))
@@ -159,7 +168,7 @@ def _losses(reading: Reading) -> Iterator[tuple[float, str]]:
     """Yield what each thing known of a component takes, as a share of its weight, and in words."""
     if reading.state in ("OPEN", "HALF_OPEN"):
         yield _tripped(reading)
-    else:
+    elif not reading.past:
         yield from _rates(reading)
     if reading.saturation is not None and reading.saturation > SATURATED_FROM:
         above = (min(1.0, reading.saturation) - SATURATED_FROM) / (1 - SATURATED_FROM)
@@ -167,6 +176,13 @@ def _losses(reading: Reading) -> Iterator[tuple[float, str]]:
         yield SATURATION_SHARE_MAX * above, full
     if reading.pings is not None:
         yield reading.pings, f"{reading.pings:.0%} of its recent pings failed"
+
+
+def _past(reading: Reading) -> Iterator[tuple[float, str]]:
+    """Yield what the calls of when a component was last asked take, until something new is known of it."""
+    if reading.past:
+        for share, what in _rates(reading):
+            yield share, f"{what}, when last asked"
 
 
 def _tripped(reading: Reading) -> tuple[float, str]:

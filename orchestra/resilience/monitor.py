@@ -25,16 +25,18 @@ from orchestra.events import Hook, StoreFinished, UnexpectedError
 from orchestra.model import Tally
 from orchestra.policies import DegradationPolicy
 from orchestra.ports import Clock, Fleet
-from orchestra.resilience.breaker import Breaker, BreakerStatus
+from orchestra.resilience.breaker import Breaker, BreakerStatus, State
 from orchestra.resilience.bulkhead import Bulkhead, BulkheadStatus
 from orchestra.resilience.degradation import Degradation, Level, LevelStatus
 from orchestra.resilience.health import Health, Reading, assess, reading_of
-from orchestra.resilience.orders import Order, Orders
+from orchestra.resilience.orders import BREAKER, Order, Orders
 
 PINGS_KEPT = 5
 PING_SECONDS_MAX = 1.0
 
 Probe = Callable[[], Awaitable[object]]
+_News = tuple[int, State, Order | None]
+"""What changes where something new is known of a component: its calls that ended, its state, and what was ordered."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class HealthMonitor:
         self._orders = Orders(degradation, watched.breakers, clock.now, now, hook)
         self._pings: dict[str, deque[bool]] = {name: deque(maxlen=PINGS_KEPT) for name in watched.pings}
         self._refused: dict[str, int] = {}  # by a bulkhead, up to the last tick
+        self._learned: dict[str, tuple[_News, BreakerStatus]] = {}  # of a component, when its news last changed
         self._canaries: dict[str, asyncio.Task[None]] = {}
         self._health: Health | None = None
         self._task: asyncio.Task[None] | None = None
@@ -183,11 +186,9 @@ class HealthMonitor:
                 raise each  # a defect: what can be expected to fail is caught where it does
 
     def _readings(self) -> list[Reading]:
-        bulkheads = self._watched.bulkheads
+        orders = self._orders.standing
         readings = {
-            name: reading_of(
-                breaker.describe(), breaker.policy, self._saturation(bulkheads[name]) if name in bulkheads else None
-            )
+            name: self._read(name, breaker, orders.get(BREAKER + name))
             for name, breaker in self._watched.breakers.items()
         }
         for name, answers in self._pings.items():
@@ -195,10 +196,22 @@ class HealthMonitor:
             readings[name] = structs.replace(readings.get(name, Reading(name)), pings=failed)
         return list(readings.values())
 
-    def _saturation(self, bulkhead: Bulkhead) -> float:
+    def _read(self, name: str, breaker: Breaker, order: Order | None) -> Reading:
+        """Read a component as it was when something was last learned of it: that calls grow old is no news of it."""
+        status = breaker.describe()
+        news = breaker.ended, status.state, order
+        if name not in self._learned or self._learned[name][0] != news:
+            self._learned[name] = news, status
+        last = self._learned[name][1]
+        past = last.calls > 0 and status.calls == 0
+        return reading_of(last, breaker.policy, self._saturation(name), past=past)
+
+    def _saturation(self, name: str) -> float | None:
         """Return what share of its places is taken: all of them where it has refused anybody since the last tick."""
-        status = bulkhead.describe()
-        before, self._refused[status.name] = self._refused.get(status.name, 0), status.refused
+        if name not in self._watched.bulkheads:
+            return None
+        status = self._watched.bulkheads[name].describe()
+        before, self._refused[name] = self._refused.get(name, 0), status.refused
         return 1.0 if status.refused > before else status.saturation
 
     async def _ping(self, name: str, ping: Probe) -> None:

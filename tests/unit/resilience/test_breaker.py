@@ -199,6 +199,21 @@ def test_a_permit_is_settled_once() -> None:
     assert bench.breaker.take_tally() == Tally(2, 1, 0)
 
 
+def test_calls_that_ended_are_counted_for_good_whoever_takes_the_tally() -> None:
+    bench = Bench()
+    assert bench.breaker.ended == 0
+    bench.breaker.acquire().success()
+    bench.breaker.acquire().failure()
+    bench.breaker.acquire().drop()
+    assert bench.breaker.ended == 2
+    for _ in range(2):
+        bench.breaker.take_tally()
+        assert bench.breaker.ended == 2
+    bench.breaker.acquire().success()
+    bench.breaker.take_tally()
+    assert bench.breaker.ended == 3
+
+
 def test_a_dropped_probe_gives_its_slot_back_and_says_nothing() -> None:
     bench = Bench()
     bench.half_open()

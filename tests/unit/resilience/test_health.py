@@ -59,6 +59,36 @@ def test_a_component_without_calls_and_pings_is_unknown(reading: Reading) -> Non
     assert assess([]).score is None
 
 
+@pytest.mark.parametrize(
+    ("reading", "score", "takes", "words"),
+    [
+        (Reading("unified", calls=50, failure_rate=0.4, past=True), None, 36.0, "40% of 50 calls failed"),
+        (Reading("unified", calls=50, slow_rate=0.4, past=True), None, 22.5, "40% of 50 calls were slow"),
+        (Reading("unified", calls=50, failure_rate=0.4, saturation=0.9, past=True), 75, 36.0, "40% of 50 calls failed"),
+    ],
+)
+def test_what_has_not_been_asked_since_takes_what_it_took_then(
+    reading: Reading, score: float | None, takes: float, words: str
+) -> None:
+    health = assess([reading, Reading("sessions", pings=0.0)])
+    assert health.score == pytest.approx(100 - takes)
+    assert health.components[0].score == pytest.approx(score)
+    assert [(cause.component, cause.what) for cause in health.why] == [("unified", f"{words}, when last asked")]
+
+
+def test_what_is_known_now_counts_where_it_is_worse_than_what_was() -> None:
+    health = assess([Reading("unified", calls=50, failure_rate=0.1, saturation=1.0, past=True)])
+    assert health.why == (Cause("unified", "it is full, and refuses calls", 22.5),)
+    assert health.score == 77.5
+
+
+def test_where_all_that_is_known_is_past_health_is_unknown_and_says_what_was() -> None:
+    health = assess([Reading("unified", calls=50, failure_rate=0.0, slow_rate=0.4, past=True)])
+    assert health.score is None
+    assert health.reason == "unified: 40% of 50 calls were slow, when last asked (-22.5)"
+    assert assess([Reading("unified", calls=50, failure_rate=0.0, past=True)]).why == ()
+
+
 def test_an_unknown_component_takes_nothing_from_those_that_are_known() -> None:
     health = assess([Reading("unified"), Reading("sessions", pings=1.0)])
     assert health.score == 85
@@ -168,13 +198,16 @@ def test_a_reading_is_taken_off_a_breaker_and_its_policy() -> None:
         slow_rate_max=0.6,
         calls_min=7,
         successes=1,
+        past=False,
         saturation=0.5,
         pings=None,
     )
     assert reading_of(status, policy).saturation is None
+    assert reading_of(status, policy, past=True).past is True
 
 
 def test_the_defaults_are_those_of_a_breaker() -> None:
     reading, policy = Reading("x"), BreakerPolicy()
     assert (reading.failure_rate_max, reading.slow_rate_max) == (policy.failure_rate_max, policy.slow_rate_max)
     assert (reading.calls, reading.calls_min, reading.successes, reading.mode) == (0, 1, 0, "automatic")
+    assert reading.past is False

@@ -205,6 +205,98 @@ def test_health_reads_breaker_and_bulkhead() -> None:
     run(main())
 
 
+async def troubled(instance: Instance) -> None:
+    """Let 40 % of 50 calls fail, which takes 36 points."""
+    for n in range(50):
+        permit = instance.breaker.acquire()
+        await asyncio.sleep(0.01)
+        permit.settle(OSError() if n % 5 in (0, 2) else None)
+    await asyncio.sleep(1)
+    assert instance.score() == 64
+
+
+def test_a_silent_night_heals_nothing_and_the_first_good_call_does() -> None:
+    async def main() -> None:
+        world = World()
+        instance = Instance(world, pings={"sessions": world.sessions.ping})
+        async with instance.running():
+            await troubled(instance)
+            await asyncio.sleep(20)
+            health = instance.monitor.describe().health
+            assert health is not None
+            assert (health.score, health.components[0].score) == (64, pytest.approx(20)), "still in the window"
+            assert [cause.what for cause in health.why] == ["40% of 50 calls failed"]
+            scores = set()
+            for _ in range(60):
+                await asyncio.sleep(60)
+                scores.add(instance.score())
+            assert scores == {64}
+            assert instance.level() == "LIMITED"
+            health = instance.monitor.describe().health
+            assert health is not None
+            assert health.components[0].score is None, "no traffic is unknown"
+            assert [cause.what for cause in health.why] == ["40% of 50 calls failed, when last asked"]
+            instance.breaker.acquire().drop()
+            await asyncio.sleep(1)
+            assert instance.score() == 64, "a call that was cancelled says nothing"
+            instance.breaker.acquire().success()
+            await asyncio.sleep(1)
+            assert instance.score() == 100
+            await asyncio.sleep(20)
+            assert instance.level() == "NORMAL"
+
+    run(main())
+
+
+@pytest.mark.parametrize("fleet_view", [False, True])
+def test_an_order_to_a_breaker_forgets_what_was_last_seen_of_its_component(fleet_view: bool) -> None:
+    async def main() -> None:
+        world = World()
+        pings: dict[str, Probe] = {"sessions": world.sessions.ping}
+        instance = Instance(world, pings=pings, fleet_view=fleet_view)
+        there = Instance(world)
+        async with instance.running(), there.running():
+            await troubled(instance)
+            await asyncio.sleep(60)
+            assert instance.score() == 64
+            await there.monitor.order("breaker:unified", "open", "to see")
+            await asyncio.sleep(2)
+            assert instance.score() == 55
+            await there.monitor.order("breaker:unified", "reset", "seen")
+            await asyncio.sleep(2)
+            assert instance.score() == 100
+            await troubled(instance)
+            await asyncio.sleep(60)
+            assert instance.score() == 64
+            await instance.monitor.order("breaker:unified", "reset", "again")
+            await asyncio.sleep(1)
+            assert instance.score() == 100
+
+    run(main())
+
+
+def test_a_breaker_that_closed_again_has_proved_itself() -> None:
+    async def main() -> None:
+        world = World()
+        instance = Instance(world, pings={"sessions": world.sessions.ping})
+        async with instance.running():
+            await troubled(instance)
+            for _ in range(5):
+                instance.breaker.acquire().failure(OSError())
+            await asyncio.sleep(60)
+            health = instance.monitor.describe().health
+            assert health is not None
+            assert [cause.what for cause in health.why] == ["its breaker is HALF_OPEN, without a good probe yet"]
+            for _ in range(2):
+                instance.breaker.acquire().success()
+            await asyncio.sleep(1)
+            assert instance.score() == 100
+            await asyncio.sleep(60)
+            assert instance.score() == 100
+
+    run(main())
+
+
 def test_a_bulkhead_that_refuses_is_full_however_long_its_queue_may_be() -> None:
     async def main() -> None:
         instance = Instance(World(), places=BulkheadPolicy(concurrent_max=1, queue_max=99, wait_seconds_max=2))
