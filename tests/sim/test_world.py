@@ -216,7 +216,7 @@ def test_without_its_breaker_the_brownout_fails(pytestconfig):
     verdict = rehearse(what_if(scenario, guards={"unified": {"breaker": never}})).verdict
     assert verdict.status is Status.FAILED
     broken = {result.text.partition(": ")[2].split()[0] for result in verdict.results if not result.held}
-    assert broken == {"breaker", "failure", "p95"}
+    assert broken == {"breaker", "failure", "p95", "level"}, "nobody judges the failures, which health goes by, either"
 
 
 def test_a_recorded_hour_replays_with_every_turn_accounted_for(pytestconfig):
