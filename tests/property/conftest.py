@@ -14,7 +14,7 @@ settings.register_profile("ci", max_examples=100, derandomize=True, database=Non
 settings.register_profile(
     "nightly",
     parent=settings.get_profile("default"),
-    max_examples=5_000,
+    max_examples=2_000,
     derandomize=False,
     print_blob=True,
     **_CALM,

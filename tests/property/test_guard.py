@@ -67,9 +67,7 @@ class GuardMachine(RuleBasedStateMachine):
     async def work(self, caller: Caller, begins: bool = True) -> str:
         quarters, end = caller.ends[min(caller.attempts, len(caller.ends) - 1)]
         caller.attempts += 1
-        assert not begins or self.guard.breaker.mode != "forced_open", (
-            "an attempt came through a breaker held open"
-        )
+        assert not begins or self.guard.breaker.mode != "forced_open", "an attempt came through a breaker held open"
         self.working += 1
         try:
             await asyncio.sleep(quarters * QUARTER)
