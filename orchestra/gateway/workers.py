@@ -30,6 +30,7 @@ DEATHS_MAX = 10
 DEATHS_WITHIN_SECONDS = 300.0
 """So many workers that die within so long are too many to replace: something is wrong that a new one cannot mend."""
 
+ASK_AGAIN_SECONDS = 1.0
 START_SETTLES_SECONDS = 0.1
 """From the last start listener to the loop that runs for good."""
 
@@ -74,14 +75,14 @@ def _stop_on(app: App, signals: tuple[signal.Signals, ...]) -> None:
     Sanic's own handlers forget one that comes while it starts, or fail half-way through the start. Here one that comes
     too early is kept until the loop runs for good, which is a moment after the last start listener. Sanic ignores
     signals once it listens, whoever handled them before; so the handlers are set again by the first listener after
-    that. What comes in the few instructions between is lost, and so a supervisor should ask again.
+    that. What comes in the few instructions between is lost, and so the supervisor asks again.
     """
     asked: list[signal.Signals] = []
     serving: list[bool] = []
 
     def ask(number: signal.Signals) -> None:
         asked.append(number)
-        if serving:
+        if serving and len(asked) == 1:  # who asks again must not break off the stop that is under way
             app.stop()
 
     def serve() -> None:
@@ -146,12 +147,12 @@ def run_many(make_app: MakeApp, listener: socket.socket, count: int, *, stop_sec
 
 
 def _stop(workers: list[BaseProcess], seconds_max: float) -> None:
-    """Terminate all, wait for them together, kill what is left."""
-    for worker in workers:
-        worker.terminate()
+    """Terminate all, again until they have heard it, wait for them together, kill what is left."""
     end = time.monotonic() + seconds_max
-    for worker in workers:
-        worker.join(max(0.0, end - time.monotonic()))
+    while (alive := [worker for worker in workers if worker.is_alive()]) and (left := end - time.monotonic()) > 0:
+        for worker in alive:
+            worker.terminate()
+        wait([worker.sentinel for worker in alive], min(left, ASK_AGAIN_SECONDS))
     for worker in workers:
         worker.kill()
         worker.join()

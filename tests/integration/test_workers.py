@@ -1,10 +1,13 @@
 """Several worker processes: one socket, one pair of stores, and nothing left over however they end."""
 
 import asyncio
+import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +19,7 @@ import psutil
 import pytest
 
 from chaos.processes import SERVICE, LiveService, ServiceFailed, free_port, live_service, start_service
+from orchestra.gateway.workers import _stop
 
 WORKERS = {"ORCHESTRA_WORKERS": "2"}
 SECONDS_MAX = 30.0
@@ -156,3 +160,22 @@ def test_ctrl_c_stops_workers_and_stores(tmp_path: Path) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((address.hostname or "", address.port or 0), timeout=5)
     assert "Traceback" not in service.log_end()
+
+
+def deaf_at_first(ready: multiprocessing.synchronize.Event) -> None:
+    """Hear only the second SIGTERM, as a worker does that the first one meets in the wrong instruction of its start."""
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(0) if heard else heard.append(number))
+    ready.set()
+    while True:
+        signal.pause()
+
+
+def test_a_worker_that_did_not_hear_is_asked_again() -> None:
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    worker = fork.Process(target=deaf_at_first, args=(ready,))
+    worker.start()
+    assert ready.wait(SECONDS_MAX)
+    _stop([worker], SECONDS_MAX)
+    assert worker.exitcode == 0, "it ended by itself, and was not killed"
