@@ -342,6 +342,19 @@ def test_a_stream_is_bounded_to_its_first_item_from_item_to_item_and_in_all(
     assert [change.after for change in house.told(BreakerChanged)] == ["OPEN"]
 
 
+def test_the_turn_ends_a_stream_between_items_too() -> None:
+    async def story(house: House) -> None:
+        with deadline_within(3.0), pytest.raises(DeadlineExceeded, match="within what was left of the turn"):
+            await said(house.guard, house.telling([0.5, "a", 9.0, "b"]))
+        assert house.now == pytest.approx(3.0, abs=0.001)
+        assert house.guard.breaker.state == "OPEN"
+
+    House(
+        breaker={"failures_max": 1},
+        attempt={"first_seconds_max": 20, "between_seconds_max": 20, "total_seconds_max": 60},
+    ).live(story)
+
+
 def test_a_reader_may_take_its_time() -> None:
     async def story(house: House) -> list[str]:
         items = []
