@@ -151,7 +151,12 @@ def test_a_taken_port_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_workers_and_stores(tmp_path: Path) -> None:
-    service = start_service(tmp_path, WORKERS)
+    # a shell starts its background jobs deaf to Ctrl-C, and the service would inherit that from these tests
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        service = start_service(tmp_path, WORKERS)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     address = urlsplit(service.url)
     everything = family(service)
     service.process.send_signal(signal.SIGINT)
