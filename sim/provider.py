@@ -1,8 +1,9 @@
 """An LLM endpoint as a queueing model: so many calls at once, the rest wait, and a call's time follows from its tokens.
 
 It implements the port `orchestra.ports.Provider` on a `simpy.Resource`. A call waits for a slot, then reads its prompt
-(the time to first token grows with the prompt's tokens), then writes token by token. For speed an answer comes in two
-pieces, the first at the time of the first token and the rest at the end; no time in it depends on more. A call that its
+(the time to first token grows with the prompt's tokens), then writes token by token. For speed an answer comes in few
+pieces, the first at the time of the first token and the others seconds apart: what bounds the time between tokens must
+see that it goes on, and no time in it depends on more. A call that its
 caller drops leaves the queue; where it was being served, it frees its slot, or keeps it to its end, as many endpoints
 finish what they began (`ProviderModel.abandoned`): work that nobody waits for.
 """
@@ -10,7 +11,9 @@ finish what they began (`ProviderModel.abandoned`): work that nobody waits for.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
+from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
@@ -27,6 +30,7 @@ from sim.scenario import ProviderModel
 MODEL = "modelled"
 ANSWER = "A modelled answer to"
 SUBJECT_CHARS = 40
+PIECE_S = 5.0
 
 
 class Tokens(NamedTuple):
@@ -45,6 +49,20 @@ def tokens_of(prompt: Prompt) -> Tokens:
 
 def _answer(prompt: Prompt) -> tuple[str, str]:
     return ANSWER, f" {prompt.messages[-1].content[:SUBJECT_CHARS]!r}."
+
+
+class Piece(NamedTuple):
+    """A part of an answer's text, and how long it takes to write."""
+
+    text: str
+    seconds: float
+
+
+def _pieces(text: str, seconds: float) -> list[Piece]:
+    """Part what is left of an answer, so that no reader waits longer than `PIECE_S` for a sign of life."""
+    count = max(1, math.ceil(seconds / PIECE_S))
+    ends = [len(text) * number // count for number in range(count + 1)]
+    return [Piece(text[begin:end], seconds / count) for begin, end in pairwise(ends)]
 
 
 class Plan:
@@ -150,8 +168,9 @@ class ModelledProvider:
                 raise ProviderFailed("the modelled provider answered with an error: try again")
             first, rest = _answer(prompt)
             yield Delta(first)
-            await asyncio.sleep(rest_s)
-            yield Delta(rest)
+            for piece in _pieces(rest, rest_s):
+                await asyncio.sleep(piece.seconds)
+                yield Delta(piece.text)
             outcome, written = "answered", tokens.completion
         finally:
             now = self._env.now

@@ -72,6 +72,7 @@ def orchestra_app(database_url: str, redis_url: str) -> Any:
         """Answers at once."""
 
         name = "instant"
+        external = False
 
         async def complete(self, prompt: Prompt) -> AsyncIterator[Chunk]:
             yield Delta(REPLY)

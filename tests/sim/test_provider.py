@@ -12,7 +12,7 @@ from sim.entropy import Streams
 from sim.faults import Faults, ProviderFailing, ProviderSlow
 from sim.journal import ProviderCallEnded, ProviderCallOutlived, ProviderCallStarted
 from sim.loop import SimEnvironment, run
-from sim.provider import ModelledProvider, Plan, Tokens, tokens_of
+from sim.provider import PIECE_S, ModelledProvider, Plan, Tokens, _pieces, tokens_of
 from sim.scenario import ProviderModel
 
 PROMPT = Prompt((Message("user", "arrival 7: hello"),))
@@ -239,3 +239,12 @@ def test_a_plan_knows_messages_and_estimates_others():
     assert tokens_of(history).prompt == 202
     recalled = Prompt(history.messages, (Recollection("z" * 400, 0.5),))
     assert tokens_of(recalled).prompt == 303
+
+
+def test_a_long_answer_gives_signs_of_life_and_loses_no_letter() -> None:
+    for seconds, count in ((0.0, 1), (5.0, 1), (5.001, 2), (60.0, 12), (600.0, 120)):
+        pieces = _pieces(" a text of thirty-one letters.", seconds)
+        assert len(pieces) == count
+        assert "".join(piece.text for piece in pieces) == " a text of thirty-one letters."
+        assert sum(piece.seconds for piece in pieces) == pytest.approx(seconds)
+        assert max(piece.seconds for piece in pieces) <= PIECE_S
