@@ -53,6 +53,7 @@ def build(ports: Ports, settings: Settings) -> DIContainer:
     container.register_singleton(Guards, factory=_guards)
     container.register_singleton(Degradation, factory=_degradation)
     container.register_singleton(HealthMonitor, factory=_health_monitor)
+    container.register_singleton(StoreCalls, factory=_store_calls)
     container.register_singleton(Sessions, factory=_sessions)
     container.register_singleton(ICommandDispatcher, factory=_command_dispatcher)
     container.register_singleton(IOrchestraManager, factory=_orchestra_manager)
@@ -90,11 +91,7 @@ async def _health_monitor(
         Watched(
             breakers={name: guard.breaker for name, guard in guards.items()},
             bulkheads={name: guard.bulkhead for name, guard in guards.items()},
-            pings={
-                "sessions": ports.sessions.ping,
-                "conversations": ports.conversations.ping,
-                "memories": ports.memories.ping,
-            },
+            pings=ports.pings,
             canaries={
                 name: partial(_canary, guards[name], provider)
                 for name, provider in asked.items()
@@ -126,8 +123,11 @@ async def _first_word(provider: Provider) -> AsyncGenerator[Chunk, None]:
             return
 
 
-def _sessions(ports: Ports, settings: Settings) -> Sessions:
-    calls = StoreCalls(ports.hook, settings.store_seconds_max)
+def _store_calls(ports: Ports, settings: Settings) -> StoreCalls:
+    return StoreCalls(ports.hook, settings.store_seconds_max)
+
+
+def _sessions(ports: Ports, calls: StoreCalls) -> Sessions:
     return Sessions(ports.sessions, ports.conversations, calls, ports.clock, ports.entropy)
 
 

@@ -187,6 +187,10 @@ FIELDS: dict[str, FieldInfo] = dict(_names(Settings))
 """Every setting by its path, such as ``port`` or ``guards.unified.breaker.open_seconds``."""
 
 
+def _is_table(name: str) -> bool:
+    return any(each.startswith(f"{name}.") for each in FIELDS)
+
+
 def value_of(settings: Settings, name: str) -> object:
     """Return the value of the setting with the path `name`."""
     return attrgetter(name)(settings)
@@ -253,7 +257,7 @@ def _flat(table: Mapping[str, Any], source: str, faults: list[str], above: str =
     """Yield path and value of every setting in a table and the tables in it."""
     for key, value in table.items():
         name = above + key
-        if isinstance(value, dict) and any(each.startswith(f"{name}.") for each in FIELDS):
+        if isinstance(value, dict) and _is_table(name):
             yield from _flat(value, source, faults, f"{name}.")
         elif name in FIELDS:
             yield name, value
@@ -282,7 +286,7 @@ def _variable(name: str) -> str:
 
 
 def _unknown(name: str, write: Callable[[str], str] = str) -> str:
-    if any(each.startswith(f"{name}.") for each in FIELDS):
+    if _is_table(name):
         return "is a table of settings: give one of its keys (see `orchestra config`)"
     depth = name.count(".") + 1
     beside = dict.fromkeys(".".join(each.split(".")[:depth]) for each in FIELDS)
@@ -321,7 +325,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     name = ""
     for part in location:
         longer = f"{name}.{part}" if name else str(part)
-        if longer not in FIELDS and not any(each.startswith(f"{longer}.") for each in FIELDS):
+        if longer not in FIELDS and not _is_table(longer):
             break
         name = longer
     return name

@@ -6,7 +6,7 @@ be reached, and nothing else but what they name; a text that a store cannot hold
 is `InvalidRequest`, and an embedding of other than `limits.EMBEDDING_DIMENSIONS` components `ConfigurationError`.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -177,3 +177,12 @@ class Ports:
     fleet: Fleet
     alternate: Provider | None = None
     offline: Provider | None = None
+
+    @property
+    def pings(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """How to ask each store whether it is there, by the store's name."""
+        return {
+            "sessions": self.sessions.ping,
+            "conversations": self.conversations.ping,
+            "memories": self.memories.ping,
+        }

@@ -7,14 +7,13 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra.chat.stores import StoreCalls
-from orchestra.config import Settings
-from orchestra.errors import InvalidRequest, SessionUnknown
+from orchestra.errors import SessionUnknown
 from orchestra.gateway import apidoc
 from orchestra.gateway.parameters import refuse_unknown, whole_number
-from orchestra.gateway.wire import json_response
-from orchestra.limits import ID_CHARS_MAX, is_id
+from orchestra.gateway.wire import NO_STORE, json_response
 from orchestra.model import Turn
 from orchestra.ports import ConversationStore, Ports
+from orchestra.security.validation import validate_id
 
 TURNS_MAX = 100
 TURN_NUMBER_MAX = 2**31 - 1
@@ -59,21 +58,15 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 )
 async def history(request: Request, session_id: str) -> HTTPResponse:
     """Return a page of the session's turns."""
-    if not is_id(session_id):
-        raise InvalidRequest(
-            f"session_id must be 1 to {ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', starting with a letter or "
-            "digit: send one that a reply named",
-            field="session_id",
-        )
+    validate_id("session_id", session_id, "send one that a reply named")
     query = request.get_args(keep_blank_values=True)
     refuse_unknown(query, ("after", "limit"))
     after = whole_number(query, "after", default=0, least=0, most=TURN_NUMBER_MAX)
     limit = whole_number(query, "limit", default=TURNS_MAX, least=1, most=TURNS_MAX)
     ports: Ports = request.app.ctx.service.ports
-    settings = await request.app.ctx.service.container.resolve(Settings)
-    calls = StoreCalls(ports.hook, settings.store_seconds_max)
+    calls: StoreCalls = await request.app.ctx.service.container.resolve(StoreCalls)
     reading = Reading(ports.conversations, calls, request.ctx.correlation_id)
-    return json_response(await reading.page(session_id, after, limit), {"Cache-Control": "no-store"})
+    return json_response(await reading.page(session_id, after, limit), NO_STORE)
 
 
 class Reading:

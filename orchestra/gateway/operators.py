@@ -15,12 +15,11 @@ from orchestra.config import Settings
 from orchestra.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from orchestra.gateway import apidoc
 from orchestra.gateway.status import unix
-from orchestra.gateway.wire import decoded, json_response
+from orchestra.gateway.wire import NO_STORE, decoded, json_response
 from orchestra.ports import Clock
 from orchestra.resilience.monitor import HealthMonitor, Overview
 from orchestra.resilience.orders import BREAKER, LEVEL
 
-NO_STORE = {"Cache-Control": "no-store"}
 SHARED = "it counts here, and the other workers and instances follow within moments"
 NOT_SHARED = "it counts here only for now: the other workers and instances are told as soon as Redis can be reached"
 

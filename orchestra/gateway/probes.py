@@ -8,10 +8,8 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra.chat.stores import StoreCalls
-from orchestra.config import Settings
 from orchestra.errors import OrchestraError, StoreUnavailable
 from orchestra.gateway.wire import json_response
-from orchestra.ports import Ports
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -31,14 +29,8 @@ async def livez(_request: Request) -> HTTPResponse:
 async def readyz(request: Request) -> HTTPResponse:
     """Answer 200 where every store answers, else 503 with what is missing."""
     service = request.app.ctx.service
-    settings = await service.container.resolve(Settings)
-    ports: Ports = service.ports
-    pings = {
-        "sessions": ports.sessions.ping,
-        "conversations": ports.conversations.ping,
-        "memories": ports.memories.ping,
-    }
-    calls = StoreCalls(ports.hook, settings.store_seconds_max)
+    calls: StoreCalls = await service.container.resolve(StoreCalls)
+    pings = service.ports.pings
     answers = await asyncio.gather(
         *(calls(name, request.ctx.correlation_id, ping()) for name, ping in pings.items()), return_exceptions=True
     )

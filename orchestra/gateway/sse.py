@@ -23,14 +23,14 @@ from orchestra.chat.orchestrator import Sink
 from orchestra.gateway.parameters import EVENT_STREAM
 from orchestra.gateway.passage import error_of, tell_finished
 from orchestra.gateway.problems import ClientGone, problem_of
-from orchestra.gateway.wire import json_response
+from orchestra.gateway.wire import NO_STORE, json_response
 from orchestra.model import ChatReply
 
 KEEP_ALIVE_SECONDS = 15.0
 PIECES_WAITING_MAX = 64
 """How far a turn may be ahead of a slow reader; then the turn waits."""
 
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+HEADERS = {**NO_STORE, "X-Accel-Buffering": "no"}
 
 Turn = Callable[[Sink], Awaitable[ChatReply]]
 _Item = str | ChatReply | Exception | None
@@ -53,7 +53,7 @@ async def answer(request: Request, turn: Turn) -> HTTPResponse | None:
         if isinstance(first, Exception):
             raise first
         if isinstance(first, ChatReply):
-            return json_response(first, {"Cache-Control": "no-store"})
+            return json_response(first, NO_STORE)
         await _stream(request, first, items)
         status = 200
         return None

@@ -8,7 +8,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra.gateway import apidoc
-from orchestra.gateway.wire import json_response
+from orchestra.gateway.wire import NO_STORE, json_response
 from orchestra.ports import Clock
 from orchestra.resilience.degradation import Degradation
 
@@ -47,7 +47,7 @@ async def status(request: Request) -> HTTPResponse:
     degradation: Degradation = await service.container.resolve(Degradation)
     described = degradation.describe()
     shown = Status(described.level, unix(described.since, service.ports.clock), described.disabled)
-    return json_response(shown, {"Cache-Control": "no-store"})
+    return json_response(shown, NO_STORE)
 
 
 def unix(at: float, clock: Clock) -> float:

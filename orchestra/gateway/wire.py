@@ -13,6 +13,7 @@ from orchestra.errors import InvalidRequest, UnsupportedMediaType
 T = TypeVar("T")
 
 JSON_TYPE = "application/json"
+NO_STORE = {"Cache-Control": "no-store"}
 REASON_CHARS_MAX = 120
 """Of what msgspec says, which may quote a key of the client's of any length."""
 

@@ -16,8 +16,8 @@ def validate(request: ChatRequest) -> None:
         The message is over `limits.MESSAGE_CHARS_MAX`.
     """
     _validate_message(request.message)
-    _validate_id("$.session_id", request.session_id, "leave it out to start a session, or send one that a reply named")
-    _validate_id("$.user_id", request.user_id, "leave it out, or send your own stable name of the user")
+    validate_id("$.session_id", request.session_id, "leave it out to start a session, or send one that a reply named")
+    validate_id("$.user_id", request.user_id, "leave it out, or send your own stable name of the user")
 
 
 def _validate_message(message: str) -> None:
@@ -34,7 +34,13 @@ def _validate_message(message: str) -> None:
         raise InvalidRequest(f"message is not storable: {fault}", field=field)
 
 
-def _validate_id(field: str, value: str | None, cure: str) -> None:
+def validate_id(field: str, value: str | None, cure: str) -> None:
+    """Refuse what may not name a session or a user; `cure` says what to send instead.
+
+    Raises
+    ------
+    InvalidRequest
+    """
     if value is not None and not limits.is_id(value):
         raise InvalidRequest(
             f"{field.removeprefix('$.')} must be 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', "

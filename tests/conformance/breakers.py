@@ -208,7 +208,25 @@ class AioBreaker(Subject):
         return self.breaker.call(source)
 
 
-class Purgatory(Subject):
+class Scoped(Subject):
+    """A breaker that is itself the context of ``async with``."""
+
+    breaker: Any
+
+    def guard(self, work: Work) -> Work:
+        async def guarded() -> Any:
+            async with self.breaker:
+                return await work()
+
+        return guarded
+
+    async def stream(self, source: Source) -> AsyncIterator[Any]:
+        async with self.breaker:
+            async for item in source():
+                yield item
+
+
+class Purgatory(Scoped):
     library, edge, rejection = "purgatory", "async with", purgatory.domain.model.OpenedState
     states: ClassVar[dict[str, str]] = {"closed": "CLOSED", "opened": "OPEN", "half-opened": "HALF_OPEN"}
 
@@ -226,18 +244,6 @@ class Purgatory(Subject):
     @property
     def state(self) -> str:
         return self.states[self.breaker.context.state]
-
-    def guard(self, work: Work) -> Work:
-        async def guarded() -> Any:
-            async with self.breaker:
-                return await work()
-
-        return guarded
-
-    async def stream(self, source: Source) -> AsyncIterator[Any]:
-        async with self.breaker:
-            async for item in source():
-                yield item
 
 
 class CircuitBreaker(Subject):
@@ -284,20 +290,8 @@ class HyxDecorator(Subject):
         return self.breaker(work)
 
 
-class HyxScope(HyxDecorator):
+class HyxScope(Scoped, HyxDecorator):
     edge = "async with"
-
-    def guard(self, work: Work) -> Work:
-        async def guarded() -> Any:
-            async with self.breaker:
-                return await work()
-
-        return guarded
-
-    async def stream(self, source: Source) -> AsyncIterator[Any]:
-        async with self.breaker:
-            async for item in source():
-                yield item
 
 
 OURS: tuple[type[Subject], ...] = (OursByCall, OursByPermit)

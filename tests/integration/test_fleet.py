@@ -22,18 +22,6 @@ WINDOW = 1000.0
 NONE = Tally()
 
 
-@pytest.fixture
-def redis_url(stores):
-    url = f"{stores.redis_url}{'&' if '?' in stores.redis_url else '?'}db=13"
-
-    async def empty():
-        async with Redis.from_url(url) as redis:
-            await redis.flushdb()
-
-    asyncio.run(empty())
-    return url
-
-
 @contextlib.asynccontextmanager
 async def connected(url, **how):
     fleet = RedisFleet(url, **how)
@@ -174,7 +162,7 @@ def test_a_connection_that_was_cut_while_idle_is_replaced_unnoticed(redis_url):
 
 
 def test_a_share_whose_reply_is_lost_is_counted_once(redis_url, tmp_path):
-    redis_path = redis_url.removeprefix("unix://").partition("?")[0]
+    redis_path, _, database = redis_url.removeprefix("unix://").partition("?")
 
     async def lose_first_share(reader, writer):
         """Pass bytes on; cut the connection in place of the reply to a script."""
@@ -202,7 +190,7 @@ def test_a_share_whose_reply_is_lost_is_counted_once(redis_url, tmp_path):
 
     async def scenario():
         line = await asyncio.start_unix_server(lose_first_share, str(tmp_path / "lossy"))
-        async with line, connected(f"unix://{tmp_path / 'lossy'}?db=13") as lossy, connected(redis_url) as fleet:
+        async with line, connected(f"unix://{tmp_path / 'lossy'}?{database}") as lossy, connected(redis_url) as fleet:
             with pytest.raises(StoreUnavailable):
                 await seen(lossy, Tally(3, 2, 1))
             assert len(lost) == 1

@@ -24,18 +24,6 @@ SECOND = Session("s1", "user:ada", 2, 1.0, 3.0, (Message("user", "More"), Messag
 KEY = "orchestra:session:{s1}"
 
 
-@pytest.fixture
-def redis_url(stores):
-    url = f"{stores.redis_url}{'&' if '?' in stores.redis_url else '?'}db=14"
-
-    async def empty():
-        async with Redis.from_url(url) as redis:
-            await redis.flushdb()
-
-    asyncio.run(empty())
-    return url
-
-
 @contextlib.asynccontextmanager
 async def connected(url, hook=lambda event: None):
     sessions = RedisSessions(url, hook)
