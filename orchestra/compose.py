@@ -12,6 +12,7 @@ from orchestra.chat.guarded import FallbackEngine, GatedEngine, GuardedCommands,
 from orchestra.chat.orchestrator import ChatOrchestrator, TurnLimits
 from orchestra.chat.sessions import Sessions
 from orchestra.chat.stores import StoreCalls
+from orchestra.chat.turns import LiveTurns
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.engines.answers import AnswerCache
@@ -59,6 +60,7 @@ def build(ports: Ports, settings: Settings) -> DIContainer:
     container.register_singleton(IOrchestraManager, factory=_orchestra_manager)
     container.register_singleton(IMemorySystem, factory=_memory_system)
     container.register_singleton(ChatOrchestrator, factory=_chat_orchestrator)
+    container.register_singleton(LiveTurns, factory=_live_turns)
     return container
 
 
@@ -179,3 +181,7 @@ def _chat_orchestrator(
         TurnLimits(settings.turn_seconds_max, settings.turns_inflight_max),
         ports.hook,
     )
+
+
+def _live_turns(orchestrator: ChatOrchestrator, calls: StoreCalls, ports: Ports, settings: Settings) -> LiveTurns:
+    return LiveTurns(orchestrator, ports.conversations, calls, ports.entropy, settings.resume_grace_seconds)

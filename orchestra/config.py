@@ -76,6 +76,25 @@ class Settings(Policy):
     turns_inflight_max: int = setting(
         1024, "turns", "Turns at once in each process; more are shed with status 503.", ge=1, le=1_000_000
     )
+    resume_grace_seconds: float = setting(
+        10.0, "seconds", "How long a streamed turn goes on whose client is gone, so that it may resume.", ge=0, le=600
+    )
+    connections_max: int = setting(
+        10_000,
+        "connections",
+        "WebSockets at once in each process; more are refused with status 503.",
+        ge=1,
+        le=1_000_000,
+    )
+    connections_per_client_max: int = setting(
+        20, "connections", "WebSockets of one client id at once in each process.", ge=1, le=1_000_000
+    )
+    connections_per_address_max: int = setting(
+        1000, "connections", "WebSockets from one network address at once in each process.", ge=1, le=1_000_000
+    )
+    connection_idle_seconds_max: float = setting(
+        900.0, "seconds", "A WebSocket from which no frame came for so long is closed.", gt=0, le=86400
+    )
     store_seconds_max: float = setting(5.0, "seconds", "One operation of a store.", gt=0, le=3600)
     memory_recalled_max: int = setting(
         3, "memories", "Memories that one turn is given.", ge=0, le=MEMORIES_RECALLED_MAX

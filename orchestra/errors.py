@@ -93,10 +93,46 @@ class StaleSession(OrchestraError):
     kind, title, status, close_code, retryable = "stale-session", "Session changed meanwhile", 409, 1013, True
 
 
+class TurnInFlight(OrchestraError):
+    """The same turn, by its idempotency key, is under way."""
+
+    kind, title, status, close_code, retryable = "turn-in-flight", "Turn under way", 409, 1013, True
+
+
+class KeyReused(OrchestraError):
+    """An idempotency key came again with something else to do."""
+
+    kind, title, status, close_code = "key-reused", "Idempotency key reused", 422, 1008
+
+
+class TurnUnknown(NotFound):
+    """The turn does not run, and was never durable."""
+
+    kind, title = "turn-unknown", "Turn unknown"
+
+
+class TurnCancelled(OrchestraError):
+    """A client stopped the turn; nothing of it is kept."""
+
+    kind, title, status, close_code = "turn-cancelled", "Turn cancelled", 409, 1000
+
+
+class TurnLost(OrchestraError):
+    """The instance that ran the turn is gone; sent again under the same id, it runs on another."""
+
+    kind, title, status, close_code, retryable = "turn-lost", "Turn lost", 503, 1012, True
+
+
 class Overloaded(OrchestraError):
     """The service sheds this request to protect those it has accepted."""
 
     kind, title, status, close_code, retryable = "overloaded", "Overloaded", 503, 1013, True
+
+
+class TooManyConnections(Overloaded):
+    """The process, the client or its address has as many connections as it may have."""
+
+    kind, title = "too-many-connections", "Too many connections"
 
 
 class BulkheadFull(Overloaded):

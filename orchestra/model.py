@@ -48,10 +48,11 @@ class TraceContext(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
-    """One utterance in a session."""
+    """One utterance in a session; `turn` is the number of the turn it belongs to, 0 for one that belongs to none."""
 
     role: Role
     content: str
+    turn: int = 0
 
 
 class Usage(Struct, frozen=True):
@@ -110,6 +111,45 @@ class Turn(Struct, frozen=True):
     at: float
     usage: Usage = Usage()
     degraded: tuple[str, ...] = ()
+    finish_reason: str = "stop"
+    recalled: tuple[Recollection, ...] = ()
+
+    @property
+    def as_reply(self) -> "ChatReply":
+        """The reply that the turn was answered with."""
+        return ChatReply(
+            turn_id=self.id,
+            session_id=self.session_id,
+            correlation_id=self.correlation_id,
+            reply=self.reply,
+            engine=self.engine,
+            model=self.model,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            recalled=self.recalled,
+            degraded=self.degraded,
+        )
+
+
+class Profile(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a session carries besides its history; whole within `limits.PROFILE_BYTES_MAX`.
+
+    Parameters
+    ----------
+    system : str or None
+        The instruction that stands above every prompt of the session, and is never trimmed.
+    pinned : tuple of int
+        Numbers of turns that are never trimmed.
+    context : dict of str to str
+        What the client knows of the user (language, time zone, role); stands below the instruction in every prompt.
+    metadata : dict of str to str
+        The client's own notes; kept and given back, shown to no model.
+    """
+
+    system: str | None = None
+    pinned: tuple[int, ...] = ()
+    context: dict[str, str] = {}
+    metadata: dict[str, str] = {}
 
 
 class Session(Struct, frozen=True):
@@ -123,7 +163,8 @@ class Session(Struct, frozen=True):
     version : int
         Number of the last turn it contains, 0 before the first. A store refuses to save over another version.
     messages : tuple of Message
-        The most recent exchanges, oldest first, within `limits.SESSION_*`.
+        The most recent exchanges, oldest first, within `limits.SESSION_*`, and the pinned ones.
+    profile : Profile
     """
 
     id: str
@@ -132,6 +173,7 @@ class Session(Struct, frozen=True):
     created_at: float
     updated_at: float
     messages: tuple[Message, ...] = ()
+    profile: Profile = Profile()
 
 
 class Tally(Struct, frozen=True):
@@ -142,11 +184,31 @@ class Tally(Struct, frozen=True):
     slow: int = 0
 
 
+class Sampling(Struct, frozen=True, omit_defaults=True):
+    """How an answer is to be drawn, as OpenAI's parameters of the same names say it; None leaves it to the provider."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
 class Prompt(Struct, frozen=True):
-    """What a provider is asked: history that ends with the user's message, and what memory recalled."""
+    """What a provider is asked: history that ends with the user's message, what memory recalled, and how to draw."""
 
     messages: tuple[Message, ...]
     recalled: tuple[Recollection, ...] = ()
+    sampling: Sampling = Sampling()
+
+
+class Given(Struct, frozen=True):
+    """What a client that keeps its own history sends along with each message, in place of a stored session's."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
 
 
 class Delta(Struct, frozen=True, tag="delta"):

@@ -59,8 +59,8 @@ class SessionStore(Protocol):
 class ConversationStore(Protocol):
     """Every turn ever acknowledged, durable: the truth that sessions are a cache of."""
 
-    async def append(self, turn: Turn, owner: str) -> None:
-        """Make `turn` durable before returning. Appending the same turn (by id) again changes nothing.
+    async def append(self, turn: Turn, owner: str) -> Turn:
+        """Make `turn` durable, and return it as it is stored: of two of one id the first stays, and is returned.
 
         Raises
         ------
@@ -75,6 +75,10 @@ class ConversationStore(Protocol):
 
     async def latest(self, session_id: str, *, limit: int) -> tuple[Turn, ...]:
         """Return the last `limit` turns, lowest number first."""
+        ...
+
+    async def find(self, turn_id: str) -> Turn | None:
+        """Return the turn of that id, whatever its session, or None."""
         ...
 
     async def owner(self, session_id: str) -> str | None:

@@ -80,10 +80,15 @@ class ModelledConversations:
         self.store = InProcessConversations()
         self._wire = wire
 
-    async def append(self, turn: Turn, owner: str) -> None:
-        """Keep `turn`."""
+    async def append(self, turn: Turn, owner: str) -> Turn:
+        """Keep `turn`, and return what is kept."""
         await self._wire.cross()
-        await self.store.append(turn, owner)
+        return await self.store.append(turn, owner)
+
+    async def find(self, turn_id: str) -> Turn | None:
+        """Return the turn of that id, or None."""
+        await self._wire.cross()
+        return await self.store.find(turn_id)
 
     async def turns(self, session_id: str, *, after: int = 0, limit: int = 100) -> tuple[Turn, ...]:
         """Return turns numbered above `after`."""

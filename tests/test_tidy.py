@@ -54,13 +54,14 @@ Rule = Callable[[Source], Iterator[Violation]]
 
 # --- import layers ------------------------------------------------------------------------------------------------
 
-_GROUND = {"model", "errors", "limits", "events", "policies"}
+_GROUND = {"model", "errors", "limits", "events", "policies", "frames"}
 _MIDDLE = {"engines", "resilience", "security"}
 _BELOW_MIDDLE = _GROUND | {"ports", "config", "container"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "model": {"limits"},
     "errors": {"limits"},
+    "frames": {"model", "limits"},
     "limits": set(),
     "policies": {"limits", "errors"},
     "events": {"model", "errors", "limits"},
@@ -76,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": _BELOW_MIDDLE | _MIDDLE | {"chat", "compose", "adapters", "telemetry", "gateway", "sdk"},
     "adapters": _GROUND | {"ports", "config"},
     "telemetry": {"model", "events", "config"},
-    "sdk": {"model", "errors", "limits"},
+    "sdk": {"model", "errors", "limits", "frames"},
     "__main__": {"cli"},
 }
 """What each room of `orchestra` may import beside itself. A room is a module or a folder directly under it."""

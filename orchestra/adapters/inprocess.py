@@ -75,18 +75,23 @@ class InProcessConversations:
 
     def __init__(self) -> None:
         self._sessions: dict[str, list[_Row]] = {}
-        self._turn_ids: set[str] = set()
+        self._turns: dict[str, Turn] = {}
 
-    async def append(self, turn: Turn, owner: str) -> None:
-        """Keep `turn`; the same turn (by id) again changes nothing."""
-        if turn.id in self._turn_ids:
-            return
+    async def append(self, turn: Turn, owner: str) -> Turn:
+        """Keep `turn`, and return what is kept: of two of one id the first."""
+        if (stored := self._turns.get(turn.id)) is not None:
+            return stored
         rows = self._sessions.setdefault(turn.session_id, [])
         place = bisect_left(rows, turn.number, key=_number)
         if place < len(rows) and rows[place].turn.number == turn.number:
             raise stale_turn(turn)
         rows.insert(place, _Row(turn, owner))
-        self._turn_ids.add(turn.id)
+        self._turns[turn.id] = turn
+        return turn
+
+    async def find(self, turn_id: str) -> Turn | None:
+        """Return the turn of that id, or None."""
+        return self._turns.get(turn_id)
 
     async def turns(self, session_id: str, *, after: int = 0, limit: int = 100) -> tuple[Turn, ...]:
         """Return turns numbered above `after`, lowest first, at most `limit`."""

@@ -56,6 +56,7 @@ FROM turns
 """
 _TURNS = _TURN + "WHERE session_id = $1 AND number > $2 ORDER BY number LIMIT $3"
 _LATEST = _TURN + "WHERE session_id = $1 ORDER BY number DESC LIMIT $2"
+_FIND = _TURN + "WHERE id = $1"
 _OWNER = "SELECT owner FROM turns WHERE session_id = $1 ORDER BY number LIMIT 1"
 
 _MISADDRESSED = (ValueError, asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError)
@@ -86,7 +87,7 @@ class Postgres:
         self._url = url
         self._readers = readers
         self._writer: asyncpg.Connection | None = None
-        self.writes: Batcher[Row, None] = Batcher(
+        self.writes: Batcher[Row, Turn | None] = Batcher(
             "PostgreSQL", self._commit, batch_max=_BATCH_ROWS_MAX, waiting_max=_WAITING_ROWS_MAX
         )
         self.conversations = PostgresConversations(self)
@@ -225,8 +226,8 @@ class PostgresConversations:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def append(self, turn: Turn, owner: str) -> None:
-        """Make `turn` durable before returning. Appending the same turn (by id) again changes nothing.
+    async def append(self, turn: Turn, owner: str) -> Turn:
+        """Make `turn` durable, and return it as it is stored: of two of one id the first stays, and is returned.
 
         Raises
         ------
@@ -234,7 +235,12 @@ class PostgresConversations:
         InvalidRequest
             No text of PostgreSQL can hold it; `limits.text_fault` tells why.
         """
-        await self._postgres.writes.submit(TurnRow(turn, owner))
+        return await self._postgres.writes.submit(TurnRow(turn, owner)) or turn
+
+    async def find(self, turn_id: str) -> Turn | None:
+        """Return the turn of that id, or None."""
+        records = await self._postgres.fetch(_FIND, turn_id)
+        return _turn(records[0]) if records else None
 
     async def turns(self, session_id: str, *, after: int = 0, limit: int = 100) -> tuple[Turn, ...]:
         """Return turns numbered above `after`, lowest first, at most `limit`."""

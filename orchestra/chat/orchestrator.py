@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from orchestra import limits
 from orchestra.chat.sessions import OpenSession, Sessions
 from orchestra.engines.apology import Apology
@@ -28,8 +30,8 @@ from orchestra.model import (
     ChatRequest,
     Delta,
     Finish,
+    Given,
     Recalled,
-    Recollection,
     TraceContext,
     Turn,
 )
@@ -123,6 +125,9 @@ class ChatOrchestrator:
         trace: TraceContext | None = None,
         seconds_max: float | None = None,
         sink: Sink | None = None,
+        turn_id: str | None = None,
+        create: bool = False,
+        given: Given | None = None,
     ) -> ChatReply:
         """Answer one turn; the reply is given only once the turn is durable in conversation and session.
 
@@ -139,6 +144,13 @@ class ChatOrchestrator:
         sink : callable or None
             Awaited with each piece of the answer as it comes, where the level allows streaming; the reply is whole
             either way. A caller that was told pieces of an answer which then failed is told by the error.
+        turn_id : str or None
+            The turn's id; made where None. A turn of this id that is durable by the time this one would be is what the
+            reply tells of: a turn is in a conversation once.
+        create : bool
+            Whether a session that does not exist is made under the id that the request names.
+        given : Given or None
+            The history and more, from a client that keeps them itself; the turn then begins a session of its own.
 
         Raises
         ------
@@ -146,10 +158,12 @@ class ChatOrchestrator:
             `InvalidRequest` and its like name the field at fault; a turn that was shed or failed says what to do.
         """
         validate(request)
-        progress = self._begin(request, correlation_id, trace)
+        progress = self._begin(request, correlation_id, trace, turn_id)
         with self._error_boundary(progress), self._admitted(progress, request):
             async with self._timed(seconds_max), self._sessions.exclusive(request.session_id):
-                opened = await self._sessions.open(request.session_id, request.user_id, progress.correlation_id)
+                opened = await self._sessions.open(
+                    request.session_id, request.user_id, progress.correlation_id, create=create
+                )
                 progress.session_id = opened.session.id
                 engine = self._route(request)
                 task = await self._enrich(
@@ -158,13 +172,15 @@ class ChatOrchestrator:
                 text, finish = await self._execute(engine, task, progress, sink)
                 turn = self._aggregate(task, text, finish, progress)
                 turn = await self._write(opened, turn, progress)
-        return _reply(turn, finish, task.recalled, progress)
+        return replace(turn.as_reply, degraded=tuple(progress.degraded))
 
-    def _begin(self, request: ChatRequest, correlation_id: str | None, trace: TraceContext | None) -> Progress:
+    def _begin(
+        self, request: ChatRequest, correlation_id: str | None, trace: TraceContext | None, turn_id: str | None
+    ) -> Progress:
         return Progress(
             correlation_id=correlation_id or self._entropy.hex(16),
             trace=trace or TraceContext(self._entropy.hex(16), self._entropy.hex(8)),
-            turn_id=self._entropy.hex(16),
+            turn_id=turn_id or self._entropy.hex(16),
             started=asyncio.get_running_loop().time(),
             session_id=request.session_id or "",
         )
@@ -223,6 +239,8 @@ class ChatOrchestrator:
             at=self._clock.now(),
             usage=finish.usage,
             degraded=tuple(progress.degraded),
+            finish_reason=finish.reason,
+            recalled=task.recalled,
         )
 
     async def _write(self, opened: OpenSession, turn: Turn, progress: Progress) -> Turn:
@@ -337,18 +355,3 @@ def _translated(raised: BaseException) -> BaseException:
 
 def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
-
-
-def _reply(turn: Turn, finish: Finish, recalled: tuple[Recollection, ...], progress: Progress) -> ChatReply:
-    return ChatReply(
-        turn_id=turn.id,
-        session_id=turn.session_id,
-        correlation_id=turn.correlation_id,
-        reply=turn.reply,
-        engine=turn.engine,
-        model=turn.model,
-        finish_reason=finish.reason,
-        usage=turn.usage,
-        recalled=recalled,
-        degraded=tuple(progress.degraded),
-    )

@@ -77,8 +77,12 @@ class Sessions:
         self._locks = SessionLocks()
         self.exclusive = self._locks.exclusive
 
-    async def open(self, session_id: str | None, user_id: str | None, correlation_id: str) -> OpenSession:
+    async def open(
+        self, session_id: str | None, user_id: str | None, correlation_id: str, *, create: bool = False
+    ) -> OpenSession:
         """Restore the session, or make one where `session_id` is None; nothing is stored before its first turn.
+
+        With `create`, a session that does not exist is made, too, under the id that was asked for.
 
         Raises
         ------
@@ -86,10 +90,12 @@ class Sessions:
             There is no such session, it expired, or it is another user's (which must not be told apart).
         """
         if session_id is None:
-            return OpenSession(self._new(user_id), ABSENT)
+            return OpenSession(self._new(self._entropy.hex(16), user_id), ABSENT)
         session = await self._calls("sessions", correlation_id, self._store.load(session_id))
         stored_version = session.version if session else ABSENT
         session = session or await self._rebuilt(session_id, correlation_id)
+        if session is None and create:
+            return OpenSession(self._new(session_id, user_id), ABSENT)
         if session is None or (user_id is not None and session.owner != f"user:{user_id}"):
             raise SessionUnknown(
                 f"there is no session {session_id!r}, or it has expired: leave session_id out to start a new one",
@@ -109,7 +115,9 @@ class Sessions:
         for _ in range(COMMIT_ATTEMPTS_MAX):
             turn = replace(turn, number=session.version + 1)
             try:
-                await self._calls("conversations", turn.correlation_id, self._conversations.append(turn, session.owner))
+                turn = await self._calls(
+                    "conversations", turn.correlation_id, self._conversations.append(turn, session.owner)
+                )
             except StaleSession:
                 session = await self._caught_up(session, turn.correlation_id)
             else:
@@ -132,8 +140,7 @@ class Sessions:
                 return
         raise StaleSession("other turns of this session came first, again and again: send the message again")
 
-    def _new(self, user_id: str | None) -> Session:
-        session_id = self._entropy.hex(16)
+    def _new(self, session_id: str, user_id: str | None) -> Session:
         owner = f"session:{session_id}" if user_id is None else f"user:{user_id}"
         now = self._clock.now()
         return Session(id=session_id, owner=owner, version=0, created_at=now, updated_at=now)
