@@ -1,4 +1,4 @@
-"""Drive a whole ASGI application in virtual time: its lifespan, and one request at a time.
+"""Drive a whole ASGI application in virtual time: its lifespan, one request at a time, and WebSockets.
 
 This is the base of the `service` door. The application runs on the caller's loop, with neither a socket nor an HTTP
 parser between. What was found for Sanic 25.12:
@@ -10,7 +10,8 @@ start-up), sanic-ext (OpenAPI, injection, validation), streamed requests and res
 Does not hold, because Sanic's own HTTP server does it: REQUEST_TIMEOUT, RESPONSE_TIMEOUT and KEEP_ALIVE_TIMEOUT (put
 the deadline into the handler, or an `asyncio.timeout` around `call`); REQUEST_MAX_SIZE (its parser counts); the back
 pressure of a slow reader; `main_process_*` listeners, workers and reloading. A handler does not notice by itself that
-its client went away; Sanic's server cancels the handler then, and so does `call`.
+its client went away; Sanic's server cancels the handler then, and so does `call`. Of WebSockets: pings and pongs, size
+limits, invalid UTF-8 and a close by the server (`WebSocketConnection.close` does nothing; send ``websocket.close``).
 
 What `lifespan` does for Sanic: it takes the application out of Sanic's registry of names at the end, so that one
 process can make many of one name, and it switches the message of the day off, for which Sanic starts ``uname -p``.
@@ -143,6 +144,110 @@ def _touching_up_originals(app: Any) -> Iterator[None]:
         yield
     finally:
         kind.test_mode = before
+
+
+class Closed(Exception):
+    """The WebSocket is closed: by the application's close, or as if its transport were lost (1006)."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class Refused(Exception):
+    """The application did not accept the WebSocket: with an HTTP response, or with a close code before acceptance."""
+
+    def __init__(self, response: Response, code: int | None = None, reason: str = "") -> None:
+        super().__init__(response.status or code)
+        self.response = response
+        self.code = code
+        self.reason = reason
+
+
+class Socket:
+    """The client's side of an accepted WebSocket."""
+
+    def __init__(self) -> None:
+        self.inbox: asyncio.Queue[Message | None] = asyncio.Queue()  # from the application; None: its task ended
+        self.outbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._closed: Closed | None = None
+
+    def send(self, data: str | bytes) -> None:
+        """Send one text or binary message."""
+        kind = "text" if isinstance(data, str) else "bytes"
+        self.outbox.put_nowait({"type": "websocket.receive", kind: data})
+
+    async def receive(self) -> str | bytes:
+        """Return the next message.
+
+        Raises
+        ------
+        Closed
+            There will be no more.
+        """
+        if self._closed is None:
+            message = await self.inbox.get()
+            if message is not None and message["type"] == "websocket.send":
+                data: str | bytes | None = message.get("text")
+                return message["bytes"] if data is None else data
+            closed = message or {}
+            self._closed = Closed(closed.get("code", 1006), closed.get("reason") or "")
+        raise self._closed
+
+    def close(self, code: int = 1000) -> None:
+        """Close it from the client's side; 1005 and 1006 tell of a connection that was lost."""
+        self.outbox.put_nowait({"type": "websocket.disconnect", "code": code})
+
+
+@asynccontextmanager
+async def websocket(
+    app: Application, path: str, headers: Headers = (), *, client: tuple[str, int] = CLIENT
+) -> AsyncIterator[Socket]:
+    """Open a WebSocket to a started application; at the end of the body the client closes it and the handler ends.
+
+    Cancelling the caller cancels the handler, as a server does that is stopped.
+
+    Raises
+    ------
+    Refused
+        The application did not accept it.
+    """
+    socket = Socket()
+    socket.outbox.put_nowait({"type": "websocket.connect"})
+    scope = _scope("GET", path, headers, b"", client)
+    scope.update({"type": "websocket", "scheme": "ws", "subprotocols": []})
+    del scope["method"]
+
+    async def send(message: Message) -> None:
+        socket.inbox.put_nowait(message)
+
+    task = asyncio.ensure_future(app(scope, socket.outbox.get, send))
+    task.add_done_callback(lambda _: socket.inbox.put_nowait(None))
+    try:
+        await _accepted(socket)
+        yield socket
+        socket.close()
+        await task
+    finally:
+        task.cancel()
+
+
+async def _accepted(socket: Socket) -> None:
+    """Return once the application has accepted."""
+    response = Response()
+    while not response.complete:
+        message = await socket.inbox.get()
+        if message is None:
+            raise Refused(response)
+        match message["type"]:
+            case "websocket.accept":
+                return
+            case "websocket.close":
+                raise Refused(response, message.get("code", 1000), message.get("reason") or "")
+            case _:
+                _record(response, message, None)
+    raise Refused(response)
 
 
 async def call(
