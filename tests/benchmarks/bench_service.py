@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,8 +60,8 @@ def bare_app(database_url: str, redis_url: str) -> Any:
     return app
 
 
-def orchestra_app(database_url: str, redis_url: str) -> Any:
-    """Make the service itself, with a provider that answers at once."""
+def orchestra_app(database_url: str, redis_url: str, pieces: Sequence[str] = (REPLY,)) -> Any:
+    """Make the service itself, with a provider that answers at once, in `pieces`."""
     from orchestra import compose
     from orchestra.config import Settings
     from orchestra.gateway.app import Service, create_app
@@ -75,10 +75,13 @@ def orchestra_app(database_url: str, redis_url: str) -> Any:
         external = False
 
         async def complete(self, prompt: Prompt) -> AsyncIterator[Chunk]:
-            yield Delta(REPLY)
+            for piece in pieces:
+                yield Delta(piece)
             yield Finish("stop", "instant")
 
-    settings = Settings(database_url=database_url, redis_url=redis_url, log_level="warning")
+    settings = Settings(
+        database_url=database_url, redis_url=redis_url, log_level="warning", connections_per_address_max=1_000_000
+    )
 
     @asynccontextmanager
     async def opener() -> AsyncIterator[Service]:
