@@ -139,6 +139,7 @@ class OpenAIProvider:
             "messages": wire_messages(prompt),
             "stream": True,
             "stream_options": {"include_usage": True},
+            **msgspec.to_builtins(prompt.sampling),  # without what is left to the provider
         }
         if self._closed:
             raise ProviderFailed("the provider's client is closed: the service is shutting down")

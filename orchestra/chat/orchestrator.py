@@ -71,6 +71,7 @@ class Progress:
     first_token_seconds: float | None = None
     finish: Finish | None = None
     degraded: list[str] = field(default_factory=list)
+    has_memory: bool = True
 
     def without(self, part: str) -> None:
         """Note, once, what the turn has to do without."""
@@ -150,7 +151,9 @@ class ChatOrchestrator:
         create : bool
             Whether a session that does not exist is made under the id that the request names.
         given : Given or None
-            The history and more, from a client that keeps them itself; the turn then begins a session of its own.
+            The history and how to draw, from a client that keeps them itself: the turn begins a session whose history
+            is what was given. Nobody comes back to such a session by itself, so memory takes part only where a user is
+            named.
 
         Raises
         ------
@@ -164,11 +167,13 @@ class ChatOrchestrator:
                 opened = await self._sessions.open(
                     request.session_id, request.user_id, progress.correlation_id, create=create
                 )
+                task = Task(progress.correlation_id, request.message, opened.session)
+                if given is not None:
+                    opened, task = _begun_with(given, opened, task)
                 progress.session_id = opened.session.id
                 engine = self._route(request)
-                task = await self._enrich(
-                    engine, Task(progress.correlation_id, request.message, opened.session), progress
-                )
+                progress.has_memory = engine is not self._commands and (given is None or request.user_id is not None)
+                task = await self._enrich(task, progress)
                 text, finish = await self._execute(engine, task, progress, sink)
                 turn = self._aggregate(task, text, finish, progress)
                 turn = await self._write(opened, turn, progress)
@@ -188,9 +193,9 @@ class ChatOrchestrator:
     def _route(self, request: ChatRequest) -> Engine:
         return self._commands if self._commands.handles(request.message) else self._manager
 
-    async def _enrich(self, engine: Engine, task: Task, progress: Progress) -> Task:
-        """Add what memory recalls; without memory the turn goes on and says so. Commands need none."""
-        if engine is self._commands:
+    async def _enrich(self, task: Task, progress: Progress) -> Task:
+        """Add what memory recalls; without memory the turn goes on and says so, unless it needs none."""
+        if not progress.has_memory:
             return task
         if not self._degradation.allows(Feature.MEMORY):
             progress.without(self._memory.name)
@@ -201,7 +206,7 @@ class ChatOrchestrator:
         except Exception as failure:
             self._without_memory(failure, progress)
             return task
-        return Task(task.correlation_id, task.message, task.session, recalled[0] if recalled else ())
+        return replace(task, recalled=recalled[0]) if recalled else task
 
     async def _execute(self, engine: Engine, task: Task, progress: Progress, sink: Sink | None) -> tuple[str, Finish]:
         """Collect the engine's answer, and pass it on as it comes."""
@@ -249,7 +254,7 @@ class ChatOrchestrator:
         A memory that cannot be written degrades the turn; only what one task group starts shares a commit.
         """
         async with asyncio.TaskGroup() as writes:
-            if self._memory.name not in progress.degraded and progress.engine != self._commands.name:
+            if progress.has_memory and self._memory.name not in progress.degraded:
                 writes.create_task(self._remember(turn, opened.session.owner, progress))
             committed = writes.create_task(self._sessions.commit(opened, turn))
         return committed.result()
@@ -340,6 +345,12 @@ class ChatOrchestrator:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _begun_with(given: Given, opened: OpenSession, task: Task) -> tuple[OpenSession, Task]:
+    """Let the session and the task begin with what the client gave."""
+    session = replace(opened.session, messages=given.messages)
+    return OpenSession(session, opened.stored_version), replace(task, session=session, sampling=given.sampling)
 
 
 def _translated(raised: BaseException) -> BaseException:

@@ -1,8 +1,9 @@
 """The answer cache: what was answered to the very same question, for when nobody can be asked.
 
-The question is all that an answer depends on: the message and what memory recalled, at the start of a conversation.
-Later ones depend on their history too and hardly ever come twice, so they are not kept. Nobody is told what was meant
-for another: where anything personal went into an answer, it is part of the question.
+The question is all that an answer depends on: the message, what memory recalled, the session's profile and how the
+answer is drawn, at the start of a conversation. Later ones depend on their history too and hardly ever come twice, so
+they are not kept. Nobody is told what was meant for another: where anything personal went into an answer, it is part
+of the question.
 """
 
 from collections import OrderedDict
@@ -77,4 +78,6 @@ class AnswerCache:
 
 def _question(task: Task) -> bytes:
     """Return a digest, which bounds what a question takes."""
-    return sha256(msgspec.msgpack.encode((task.message, task.recalled))).digest()
+    profile = task.session.profile
+    asked = (task.message, task.recalled, profile.system, profile.context, task.sampling)
+    return sha256(msgspec.msgpack.encode(asked)).digest()

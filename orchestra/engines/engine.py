@@ -5,16 +5,17 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from orchestra.model import Chunk, Recollection, Session, Turn
+from orchestra.model import Chunk, Recollection, Sampling, Session, Turn
 
 
 class Task(Struct, frozen=True):
-    """What an engine gets to work on: the user's message, the session before it, and what memory recalled for it."""
+    """What an engine gets to work on: the user's message, the session before it, what memory recalled, how to draw."""
 
     correlation_id: str
     message: str
     session: Session
     recalled: tuple[Recollection, ...] = ()
+    sampling: Sampling = Sampling()
 
 
 class Engine(Protocol):

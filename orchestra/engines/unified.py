@@ -26,7 +26,7 @@ class UnifiedOrchestrator:
         """
         messages = (*task.session.messages, Message("user", task.message))
         finished = False
-        async with aclosing(self._provider.complete(Prompt(messages, task.recalled))) as chunks:
+        async with aclosing(self._provider.complete(Prompt(messages, task.recalled, task.sampling))) as chunks:
             async for chunk in chunks:
                 finished = isinstance(chunk, Finish)
                 yield chunk
