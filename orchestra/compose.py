@@ -130,7 +130,7 @@ def _store_calls(ports: Ports, settings: Settings) -> StoreCalls:
 
 
 def _sessions(ports: Ports, calls: StoreCalls) -> Sessions:
-    return Sessions(ports.sessions, ports.conversations, calls, ports.clock, ports.entropy)
+    return Sessions(ports.sessions, ports.conversations, calls, ports.clock, ports.entropy, ports.memories)
 
 
 def _command_dispatcher(guards: Guards) -> ICommandDispatcher:

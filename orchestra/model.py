@@ -161,10 +161,16 @@ class Session(Struct, frozen=True):
     owner : str
         Owner of its memories: ``user:<user_id>``, or ``session:<id>`` where no user was named.
     version : int
-        Number of the last turn it contains, 0 before the first. A store refuses to save over another version.
+        Number of the last turn that it knows, 0 before the first.
+    created_at, updated_at : float
+        Unix time in seconds; `updated_at` is when it was last in use.
     messages : tuple of Message
-        The most recent exchanges, oldest first, within `limits.SESSION_*`, and the pinned ones.
+        The pinned exchanges and the most recent ones, oldest first, within `limits.SESSION_*`.
     profile : Profile
+    revision : int
+        How often the profile was changed. A store refuses to save over another version or revision.
+    tokens : int
+        Estimate of what history, instruction and context take of a prompt.
     """
 
     id: str
@@ -174,6 +180,31 @@ class Session(Struct, frozen=True):
     updated_at: float
     messages: tuple[Message, ...] = ()
     profile: Profile = Profile()
+    revision: int = 0
+    tokens: int = 0
+
+
+class ConversationHead(Struct, frozen=True):
+    """What the conversation store knows of a session besides its turns.
+
+    Parameters
+    ----------
+    owner : str
+    created_at, updated_at : float
+        Unix time in seconds of the first turn or profile, and of the last.
+    version : int
+        Number of the last turn, 0 where there is none yet.
+    profile : Profile
+    revision : int
+        How often the profile was changed.
+    """
+
+    owner: str
+    created_at: float
+    updated_at: float
+    version: int = 0
+    profile: Profile = Profile()
+    revision: int = 0
 
 
 class Tally(Struct, frozen=True):

@@ -6,12 +6,22 @@ be reached, and nothing else but what they name; a text that a store cannot hold
 is `InvalidRequest`, and an embedding of other than `limits.EMBEDDING_DIMENSIONS` components `ConfigurationError`.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestra.events import Hook
-from orchestra.model import Chunk, Memory, Prompt, Recollection, Session, Tally, Turn
+from orchestra.model import (
+    Chunk,
+    ConversationHead,
+    Memory,
+    Profile,
+    Prompt,
+    Recollection,
+    Session,
+    Tally,
+    Turn,
+)
 
 
 class Clock(Protocol):
@@ -38,17 +48,27 @@ class SessionStore(Protocol):
     """Sessions as the next turn needs them; a record lives `limits.SESSION_TTL_SECONDS` after its last save."""
 
     async def load(self, session_id: str) -> Session | None:
-        """Return the session, or None where there is none (or its record cannot be read any more)."""
+        """Return the session, or None where there is none (or its record cannot be read any more).
+
+        Raises
+        ------
+        SessionUnknown
+            It was deleted within `limits.SESSION_TTL_SECONDS`.
+        """
         ...
 
-    async def save(self, session: Session, *, expected_version: int) -> None:
-        """Store `session` where the stored version is `expected_version`; -1 means that there must be none.
+    async def save(self, session: Session, *, expected: Session | None) -> None:
+        """Store `session` where the one that is stored has `expected`'s version and revision; None: where there is none.
 
         Raises
         ------
         StaleSession
-            Another version is stored.
+            Another is stored, or it was deleted.
         """
+        ...
+
+    async def delete(self, session_id: str) -> None:
+        """Forget the session; for `limits.SESSION_TTL_SECONDS`, nobody who still holds it can bring it back."""
         ...
 
     async def ping(self) -> None:
@@ -57,7 +77,7 @@ class SessionStore(Protocol):
 
 
 class ConversationStore(Protocol):
-    """Every turn ever acknowledged, durable: the truth that sessions are a cache of."""
+    """Every turn ever acknowledged, durable, and the sessions' profiles: the truth that sessions are a cache of."""
 
     async def append(self, turn: Turn, owner: str) -> Turn:
         """Make `turn` durable, and return it as it is stored: of two of one id the first stays, and is returned.
@@ -66,6 +86,8 @@ class ConversationStore(Protocol):
         ------
         StaleSession
             Another turn has this number in this session.
+        SessionUnknown
+            The session was deleted, or its profile names another owner.
         """
         ...
 
@@ -82,7 +104,38 @@ class ConversationStore(Protocol):
         ...
 
     async def owner(self, session_id: str) -> str | None:
-        """Return the owner that the session's first turn named, or None where no turn of it is stored."""
+        """Return the owner that the session's profile or first turn named, or None where neither is stored."""
+        ...
+
+    async def head(self, session_id: str) -> ConversationHead | None:
+        """Return what is known of the session besides its turns, or None where it has neither turn nor profile.
+
+        Raises
+        ------
+        SessionUnknown
+            It was deleted.
+        """
+        ...
+
+    async def set_profile(self, session_id: str, owner: str, profile: Profile, *, revision: int, at: float) -> None:
+        """Make `profile` the session's, durably, where its stored revision is the one before `revision` (1 is the first).
+
+        The same again succeeds. `at` is the Unix time in seconds of the change.
+
+        Raises
+        ------
+        StaleSession
+            The profile was changed meanwhile.
+        SessionUnknown
+            The session was deleted, or is another owner's.
+        """
+        ...
+
+    async def delete(self, session_id: str) -> tuple[str, ...]:
+        """Delete the session's turns and profile, and return the ids of the turns.
+
+        Of the session only its id is kept, so that nothing is ever appended to it again.
+        """
         ...
 
     async def ping(self) -> None:
@@ -99,6 +152,10 @@ class MemoryStore(Protocol):
 
     async def recall(self, owner: str, embedding: tuple[float, ...], *, limit: int) -> tuple[Recollection, ...]:
         """Return the `limit` memories of `owner` nearest to `embedding` by cosine, nearest first."""
+        ...
+
+    async def forget(self, memory_ids: Sequence[str]) -> None:
+        """Delete the memories of these ids, those that there are."""
         ...
 
     async def ping(self) -> None:

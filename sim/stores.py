@@ -7,12 +7,12 @@ after the same time, and has then done nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
 from orchestra.errors import StoreUnavailable
-from orchestra.model import Memory, Recollection, Session, Tally, Turn
+from orchestra.model import ConversationHead, Memory, Profile, Recollection, Session, Tally, Turn
 from orchestra.ports import Clock
 from sim.distributions import Distribution
 from sim.faults import Faults, StoreName
@@ -63,10 +63,15 @@ class ModelledSessions:
         await self._wire.cross()
         return await self.store.load(session_id)
 
-    async def save(self, session: Session, *, expected_version: int) -> None:
-        """Store `session` where the stored version is `expected_version`."""
+    async def save(self, session: Session, *, expected: Session | None) -> None:
+        """Store `session` where the stored one has `expected`'s version and revision; None: where there is none."""
         await self._wire.cross()
-        await self.store.save(session, expected_version=expected_version)
+        await self.store.save(session, expected=expected)
+
+    async def delete(self, session_id: str) -> None:
+        """Forget the session."""
+        await self._wire.cross()
+        await self.store.delete(session_id)
 
     async def ping(self) -> None:
         """Return once the store has answered."""
@@ -105,6 +110,21 @@ class ModelledConversations:
         await self._wire.cross()
         return await self.store.owner(session_id)
 
+    async def head(self, session_id: str) -> ConversationHead | None:
+        """Return what is known of the session besides its turns, or None."""
+        await self._wire.cross()
+        return await self.store.head(session_id)
+
+    async def set_profile(self, session_id: str, owner: str, profile: Profile, *, revision: int, at: float) -> None:
+        """Keep `profile` as the session's where the kept revision is the one before `revision`."""
+        await self._wire.cross()
+        await self.store.set_profile(session_id, owner, profile, revision=revision, at=at)
+
+    async def delete(self, session_id: str) -> tuple[str, ...]:
+        """Forget the session's turns and profile."""
+        await self._wire.cross()
+        return await self.store.delete(session_id)
+
     async def ping(self) -> None:
         """Return once the store has answered."""
         await self._wire.cross()
@@ -126,6 +146,11 @@ class ModelledMemories:
         """Return the nearest memories."""
         await self._wire.cross()
         return await self._store.recall(owner, embedding, limit=limit)
+
+    async def forget(self, memory_ids: Sequence[str]) -> None:
+        """Forget the memories of these ids."""
+        await self._wire.cross()
+        await self._store.forget(memory_ids)
 
     async def ping(self) -> None:
         """Return once the store has answered."""

@@ -5,22 +5,30 @@ service never runs on them. Structs are frozen: what is stored needs no copy.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import nsmallest
 from math import floor
 from operator import mul
 from typing import NamedTuple
 
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from orchestra import limits
-from orchestra.adapters.storing import WINDOW_BUCKETS, check_embedding, similarity, stale_session, stale_turn
-from orchestra.model import Memory, Recollection, Session, Tally, Turn
+from orchestra.adapters.storing import (
+    WINDOW_BUCKETS,
+    check_embedding,
+    session_gone,
+    similarity,
+    stale_profile,
+    stale_session,
+    stale_turn,
+)
+from orchestra.model import ConversationHead, Memory, Profile, Recollection, Session, Tally, Turn
 from orchestra.ports import Clock
 
 
 class _Record(NamedTuple):
-    session: Session
+    session: Session | None  # None of one that was deleted
     expires_at: float
 
 
@@ -34,22 +42,32 @@ class InProcessSessions:
     async def load(self, session_id: str) -> Session | None:
         """Return the session, or None where there is none (any more)."""
         record = self._alive(session_id)
-        return record.session if record else None
+        if record is not None and record.session is None:
+            raise session_gone(session_id)
+        return record and record.session
 
-    async def save(self, session: Session, *, expected_version: int) -> None:
-        """Store `session` where the stored version is `expected_version`; -1 means that there must be none."""
+    async def save(self, session: Session, *, expected: Session | None) -> None:
+        """Store `session` where the stored one has `expected`'s version and revision; None: where there is none."""
         record = self._alive(session.id)
-        version = record.session.version if record else -1
-        if version != expected_version:
+        if record is not None and record.session is None:
+            raise stale_session(session, expected)
+        if _stamp(record and record.session) != _stamp(expected):
             if record and record.session == session:
                 return
-            raise stale_session(session, expected_version)
-        # Taken out first, so that the dictionary stays ordered by expiry and the expired are found at its front.
-        self._records.pop(session.id, None)
-        self._records[session.id] = _Record(session, self._clock.now() + limits.SESSION_TTL_SECONDS)
+            raise stale_session(session, expected)
+        self._put(session.id, session)
+
+    async def delete(self, session_id: str) -> None:
+        """Forget the session, and refuse to take it back for a while."""
+        self._put(session_id, None)
 
     async def ping(self) -> None:
         """Return at once."""
+
+    def _put(self, session_id: str, session: Session | None) -> None:
+        # Taken out first, so that the dictionary stays ordered by expiry and the expired are found at its front.
+        self._records.pop(session_id, None)
+        self._records[session_id] = _Record(session, self._clock.now() + limits.SESSION_TTL_SECONDS)
 
     def _alive(self, session_id: str) -> _Record | None:
         now = self._clock.now()
@@ -59,6 +77,10 @@ class InProcessSessions:
                 break
             del self._records[oldest]
         return self._records.get(session_id)
+
+
+def _stamp(session: Session | None) -> tuple[int, int] | None:
+    return None if session is None else (session.version, session.revision)
 
 
 class _Row(NamedTuple):
@@ -71,16 +93,21 @@ def _number(row: _Row) -> int:
 
 
 class InProcessConversations:
-    """Turns by session, kept in the order of their numbers."""
+    """Turns by session, kept in the order of their numbers, and profiles; only the ids of what was deleted."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, list[_Row]] = {}
         self._turns: dict[str, Turn] = {}
+        self._profiles: dict[str, ConversationHead] = {}
+        self._deleted: dict[str, None] = {}
 
     async def append(self, turn: Turn, owner: str) -> Turn:
         """Keep `turn`, and return what is kept: of two of one id the first."""
         if (stored := self._turns.get(turn.id)) is not None:
             return stored
+        profiled = self._profiles.get(turn.session_id)
+        if turn.session_id in self._deleted or (profiled is not None and profiled.owner != owner):
+            raise session_gone(turn.session_id)
         rows = self._sessions.setdefault(turn.session_id, [])
         place = bisect_left(rows, turn.number, key=_number)
         if place < len(rows) and rows[place].turn.number == turn.number:
@@ -105,9 +132,49 @@ class InProcessConversations:
         return tuple(row.turn for row in rows[max(0, len(rows) - limit) :])
 
     async def owner(self, session_id: str) -> str | None:
-        """Return the owner that the session's first turn named."""
+        """Return the owner that the session's profile or first turn named."""
+        if (profiled := self._profiles.get(session_id)) is not None:
+            return profiled.owner
         rows = self._sessions.get(session_id)
         return rows[0].owner if rows else None
+
+    async def head(self, session_id: str) -> ConversationHead | None:
+        """Return what is known of the session besides its turns."""
+        if session_id in self._deleted:
+            raise session_gone(session_id)
+        rows, profiled = self._sessions.get(session_id), self._profiles.get(session_id)
+        if not rows:
+            return profiled
+        first, last = rows[0], rows[-1].turn
+        head = profiled or ConversationHead(first.owner, first.turn.at, last.at)
+        return replace(
+            head,
+            created_at=min(head.created_at, first.turn.at),
+            updated_at=max(head.updated_at, last.at),
+            version=last.number,
+        )
+
+    async def set_profile(self, session_id: str, owner: str, profile: Profile, *, revision: int, at: float) -> None:
+        """Keep `profile` as the session's where the kept revision is the one before `revision`."""
+        named = await self.owner(session_id)
+        if session_id in self._deleted or (named is not None and named != owner):
+            raise session_gone(session_id)
+        kept = self._profiles.get(session_id)
+        if kept is not None and (kept.revision, kept.profile) == (revision, profile):
+            return
+        if (kept.revision if kept else 0) != revision - 1:
+            raise stale_profile(session_id, revision)
+        created_at = kept.created_at if kept else at
+        self._profiles[session_id] = ConversationHead(owner, created_at, at, 0, profile, revision)
+
+    async def delete(self, session_id: str) -> tuple[str, ...]:
+        """Forget the session's turns and profile, and return the ids of the turns."""
+        self._deleted[session_id] = None
+        self._profiles.pop(session_id, None)
+        turn_ids = tuple(row.turn.id for row in self._sessions.pop(session_id, []))
+        for turn_id in turn_ids:
+            del self._turns[turn_id]
+        return turn_ids
 
     async def ping(self) -> None:
         """Return at once."""
@@ -118,13 +185,13 @@ class InProcessMemories:
 
     def __init__(self) -> None:
         self._owners: dict[str, list[Memory]] = {}
-        self._memory_ids: set[str] = set()
+        self._owner_of: dict[str, str] = {}
 
     async def remember(self, memory: Memory) -> None:
         """Keep `memory`, once however often it comes."""
         check_embedding(memory.embedding)
-        if memory.id not in self._memory_ids:
-            self._memory_ids.add(memory.id)
+        if memory.id not in self._owner_of:
+            self._owner_of[memory.id] = memory.owner
             self._owners.setdefault(memory.owner, []).append(memory)
 
     async def recall(self, owner: str, embedding: tuple[float, ...], *, limit: int) -> tuple[Recollection, ...]:
@@ -133,6 +200,12 @@ class InProcessMemories:
         # The cosine of unit vectors is their dot product.
         ranked = ((-sum(map(mul, each.embedding, embedding)), each.id, each.text) for each in self._owned(owner))
         return tuple(Recollection(text, similarity(-distance)) for distance, _, text in nsmallest(limit, ranked))
+
+    async def forget(self, memory_ids: Sequence[str]) -> None:
+        """Forget the memories of these ids."""
+        for memory_id in memory_ids:
+            if (owner := self._owner_of.pop(memory_id, None)) is not None:
+                self._owners[owner] = [each for each in self._owners[owner] if each.id != memory_id]
 
     async def ping(self) -> None:
         """Return at once."""

@@ -1,5 +1,7 @@
 """Memories in PostgreSQL with pgvector, recalled by exact search among their owner's."""
 
+from collections.abc import Sequence
+
 from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.storing import check_embedding, similarity
 from orchestra.model import Memory, Recollection
@@ -7,6 +9,8 @@ from orchestra.model import Memory, Recollection
 _RECALL = """
 SELECT text, 1 - (embedding <=> $2) FROM memories WHERE owner = $1 ORDER BY embedding <=> $2, id LIMIT $3
 """
+
+_FORGET = "DELETE FROM memories WHERE id = ANY($1::text[])"
 
 
 class PgvectorMemories:
@@ -41,6 +45,15 @@ class PgvectorMemories:
         check_embedding(embedding)
         records = await self._postgres.fetch(_RECALL, owner, list(embedding), limit)
         return tuple(Recollection(text, similarity(cosine)) for text, cosine in records)
+
+    async def forget(self, memory_ids: Sequence[str]) -> None:
+        """Delete the memories of these ids, after all that was to be remembered before.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        await self._postgres.change((_FORGET, list(memory_ids)))
 
     async def ping(self) -> None:
         """Return once PostgreSQL has answered."""

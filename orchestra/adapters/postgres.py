@@ -1,23 +1,25 @@
-"""PostgreSQL: the connections, and conversations in the table `turns`.
+"""PostgreSQL: the connections, and conversations in the tables `turns` and `sessions`.
 
 All that turns write goes through one connection of its own, where whatever waits shares one commit (see `batching`).
 Reads have a bounded pool, so that neither can starve the other.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import asyncpg
+import msgspec
 from pgvector import Vector
 from pgvector.asyncpg import register_vector
 
 from orchestra.adapters.batching import Batcher
 from orchestra.adapters.migrate import migrate, packaged, read_migrations
-from orchestra.adapters.storing import stale_turn
-from orchestra.errors import ConfigurationError, InvalidRequest, OrchestraError, StoreUnavailable
-from orchestra.model import Memory, Turn, Usage
+from orchestra.adapters.storing import session_gone, stale_profile, stale_turn
+from orchestra.errors import ConfigurationError, InvalidRequest, OrchestraError, SessionUnknown, StoreUnavailable
+from orchestra.model import ConversationHead, Memory, Profile, Recollection, Turn, Usage
 
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 5.0
@@ -28,7 +30,7 @@ _BATCH_ROWS_MAX = 500
 _WAITING_ROWS_MAX = 10_000
 
 # One statement for both tables is one transaction in one round trip. What was inserted comes back; a row that is not
-# in there was stored before, or has lost its number to another turn.
+# in there was stored before, has lost its number to another turn, or belongs to a session that is gone.
 _INSERT = r"""
 WITH remembered AS (
     INSERT INTO memories (id, owner, text, embedding, at)
@@ -36,28 +38,64 @@ WITH remembered AS (
     ON CONFLICT DO NOTHING
 )
 INSERT INTO turns (id, session_id, number, owner, correlation_id, message, reply, engine, model,
-                   prompt_tokens, completion_tokens, degraded, at)
+                   prompt_tokens, completion_tokens, degraded, at, finish_reason, recalled)
 SELECT id, session_id, number, owner, correlation_id, message, reply, engine, model,
-       prompt_tokens, completion_tokens, string_to_array(degraded, E'\n'), at
+       prompt_tokens, completion_tokens, string_to_array(degraded, E'\n'), at, finish_reason, recalled
 FROM unnest($6::text[], $7::text[], $8::int[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
-            $14::text[], $15::int[], $16::int[], $17::text[], $18::float8[])
+            $14::text[], $15::int[], $16::int[], $17::text[], $18::float8[], $19::text[], $20::text[])
      AS new (id, session_id, number, owner, correlation_id, message, reply, engine, model,
-             prompt_tokens, completion_tokens, degraded, at)
+             prompt_tokens, completion_tokens, degraded, at, finish_reason, recalled)
+WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = new.session_id AND (s.deleted OR s.owner <> new.owner))
 ON CONFLICT DO NOTHING
 RETURNING id
 """
-_MEMORY_COLUMNS, _TURN_COLUMNS = 5, 13
-_STORED = "SELECT id FROM turns WHERE id = ANY($1::text[])"
+_MEMORY_COLUMNS, _TURN_COLUMNS = 5, 15
 
 _TURN = """
 SELECT id, session_id, number, correlation_id, message, reply, engine, model, at,
-       prompt_tokens, completion_tokens, degraded
+       prompt_tokens, completion_tokens, degraded, finish_reason, recalled
 FROM turns
 """
 _TURNS = _TURN + "WHERE session_id = $1 AND number > $2 ORDER BY number LIMIT $3"
 _LATEST = _TURN + "WHERE session_id = $1 ORDER BY number DESC LIMIT $2"
 _FIND = _TURN + "WHERE id = $1"
-_OWNER = "SELECT owner FROM turns WHERE session_id = $1 ORDER BY number LIMIT 1"
+_STORED = _TURN + "WHERE id = ANY($1::text[])"
+
+_HEAD = """
+SELECT s.owner, s.profile, s.revision, s.created_at, s.updated_at, s.deleted,
+       first.owner AS first_owner, first.at AS first_at, last.number AS last_number, last.at AS last_at
+FROM (SELECT $1::text AS id) AS asked
+LEFT JOIN sessions s ON s.id = asked.id
+LEFT JOIN LATERAL (SELECT owner, at FROM turns WHERE session_id = asked.id ORDER BY number LIMIT 1) first ON true
+LEFT JOIN LATERAL (SELECT number, at FROM turns WHERE session_id = asked.id ORDER BY number DESC LIMIT 1) last ON true
+"""
+_GONE = """
+SELECT new.id FROM unnest($1::text[], $2::text[], $3::text[]) AS new (id, session_id, owner)
+JOIN sessions s ON s.id = new.session_id WHERE s.deleted OR s.owner <> new.owner
+"""
+# The same again succeeds, since a reply may be lost on the way.
+_SET_PROFILE = """
+INSERT INTO sessions AS s (id, owner, profile, revision, created_at, updated_at)
+SELECT $1, $2, $3, $4, $5, $5
+WHERE ($4 = 1 OR EXISTS (SELECT FROM sessions WHERE id = $1))
+  AND NOT EXISTS (SELECT FROM turns WHERE session_id = $1 AND owner <> $2)
+ON CONFLICT (id) DO UPDATE
+SET profile = excluded.profile, revision = excluded.revision, updated_at = excluded.updated_at
+WHERE NOT s.deleted AND s.owner = excluded.owner
+  AND (s.revision = excluded.revision - 1 OR (s.revision = excluded.revision AND s.profile = excluded.profile))
+RETURNING id
+"""
+# The lock waits for the turns that are being appended, in other processes too, and lets no other begin before the
+# session is marked, so that none slips past the deletion. It is held for the length of one small transaction.
+_LOCK = "LOCK TABLE turns IN SHARE ROW EXCLUSIVE MODE"
+_MARK_DELETED = """
+INSERT INTO sessions (id, owner, profile, revision, created_at, updated_at, deleted) VALUES ($1, '', '', 0, 0, 0, true)
+ON CONFLICT (id) DO UPDATE SET owner = '', profile = '', revision = 0, created_at = 0, updated_at = 0, deleted = true
+"""
+_DELETE = "DELETE FROM turns WHERE session_id = $1 RETURNING id"
+
+_PROFILES = msgspec.json.Decoder(Profile)
+_RECOLLECTIONS = msgspec.json.Decoder(tuple[Recollection, ...])
 
 _MISADDRESSED = (ValueError, asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError)
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
@@ -70,7 +108,16 @@ class TurnRow(NamedTuple):
     owner: str
 
 
-Row = TurnRow | Memory
+class Change(NamedTuple):
+    """Statements for a transaction of their own, each with its arguments; what the last one gives is the outcome.
+
+    They may come twice, where it is not known what became of them.
+    """
+
+    statements: tuple[tuple[Any, ...], ...]
+
+
+Row = TurnRow | Memory | Change
 
 
 class Postgres:
@@ -80,14 +127,14 @@ class Postgres:
     ----------
     conversations : PostgresConversations
     writes : Batcher
-        Rows on their way into the database; each of its batches is one commit.
+        Rows on their way into the database; each of its batches is one commit, and one more for each `Change`.
     """
 
     def __init__(self, url: str, readers: asyncpg.Pool) -> None:
         self._url = url
         self._readers = readers
         self._writer: asyncpg.Connection | None = None
-        self.writes: Batcher[Row, Turn | None] = Batcher(
+        self.writes: Batcher[Row, Any] = Batcher(
             "PostgreSQL", self._commit, batch_max=_BATCH_ROWS_MAX, waiting_max=_WAITING_ROWS_MAX
         )
         self.conversations = PostgresConversations(self)
@@ -137,6 +184,16 @@ class Postgres:
         except _FAILURES as error:
             raise _unavailable(error) from error
 
+    async def change(self, *statements: tuple[Any, ...]) -> list[asyncpg.Record]:
+        """Run statements in one transaction, after all that was submitted before, and return what the last one gives.
+
+        Raises
+        ------
+        StoreUnavailable, InvalidRequest
+        """
+        records: list[asyncpg.Record] = await self.writes.submit(Change(statements))
+        return records
+
     async def ping(self) -> None:
         """Return once PostgreSQL has answered.
 
@@ -171,7 +228,38 @@ class Postgres:
             with suppress(TimeoutError):
                 await self._readers.release(connection, timeout=_RELEASE_SECONDS)
 
-    async def _commit(self, rows: list[Row]) -> Sequence[Exception | None]:
+    async def _commit(self, rows: list[Row]) -> Sequence[Any]:
+        """Store turns and memories in one transaction and make each change in another, in that order."""
+        inserts = [row for row in rows if not isinstance(row, Change)]
+        stored = iter(await self._commit_rows(inserts) if inserts else ())
+        changes = iter([await self._commit_change(row) for row in rows if isinstance(row, Change)])
+        return [next(changes if isinstance(row, Change) else stored) for row in rows]
+
+    async def _commit_change(self, change: Change) -> Any:
+        """Make a change; where its outcome is unknown, once more."""
+        try:
+            try:
+                return await self._make(change)
+            except _FAILURES as error:
+                if not _may_pass(error):
+                    raise
+                self._drop_writer()
+                return await self._make(change)
+        except _FAILURES as error:
+            if _is_refusal(error):
+                return _refused("the change", error)
+            self._drop_writer()
+            return _unavailable(error)
+
+    async def _make(self, change: Change) -> list[asyncpg.Record]:
+        writer = await self._open_writer()
+        records: list[asyncpg.Record] = []
+        async with writer.transaction():
+            for statement in change.statements:
+                records = await writer.fetch(*statement)
+        return records
+
+    async def _commit_rows(self, rows: list[TurnRow | Memory]) -> Sequence[Turn | Exception | None]:
         """Store `rows` in one transaction; where its outcome is unknown, once more: an id is stored once."""
         try:
             try:
@@ -187,16 +275,18 @@ class Postgres:
             self._drop_writer()
             return [_unavailable(error) for _ in rows]
 
-    async def _commit_apart(self, rows: list[Row], refusal: Exception) -> Sequence[Exception | None]:
+    async def _commit_apart(
+        self, rows: list[TurnRow | Memory], refusal: Exception
+    ) -> Sequence[Turn | Exception | None]:
         """Find by halves the rows that PostgreSQL refuses, which fail everything that shares their transaction."""
         if len(rows) == 1:
-            return [_refused(rows[0], refusal)]
+            [row] = rows
+            return [_refused(f"turn {row.turn.id}" if isinstance(row, TurnRow) else f"memory {row.id}", refusal)]
         half = len(rows) // 2
-        return [*await self._commit(rows[:half]), *await self._commit(rows[half:])]
+        return [*await self._commit_rows(rows[:half]), *await self._commit_rows(rows[half:])]
 
-    async def _insert(self, rows: list[Row]) -> list[Exception | None]:
-        if self._writer is None or self._writer.is_closed():
-            self._writer = await _open_writer(self._url)
+    async def _insert(self, rows: list[TurnRow | Memory]) -> list[Turn | Exception | None]:
+        writer = await self._open_writer()
         # Sorted, lest two processes that write the same turns wait for each other.
         memories = sorted((row for row in rows if isinstance(row, Memory)), key=lambda memory: memory.id)
         turns = sorted(
@@ -206,13 +296,26 @@ class Postgres:
             *_columns(map(_memory_values, memories), _MEMORY_COLUMNS),
             *_columns(map(_turn_values, turns), _TURN_COLUMNS),
         )
-        stored = {record[0] for record in await self._writer.fetch(_INSERT, *columns)}
-        missed = [row.turn.id for row in turns if row.turn.id not in stored]
-        if missed:
-            stored.update(record[0] for record in await self._writer.fetch(_STORED, missed))
-        return [
-            stale_turn(row.turn) if isinstance(row, TurnRow) and row.turn.id not in stored else None for row in rows
-        ]
+        inserted = {record[0] for record in await writer.fetch(_INSERT, *columns)}
+        times = Counter(row.turn.id for row in turns)  # of two of one id in this batch, either may be the one stored
+        missed = [row for row in turns if row.turn.id not in inserted or times[row.turn.id] > 1]
+        kept = await self._kept(missed) if missed else {}
+        return [kept.get(row.turn.id, row.turn) if isinstance(row, TurnRow) else None for row in rows]
+
+    async def _kept(self, missed: list[TurnRow]) -> dict[str, Turn | Exception]:
+        """Tell of turns that were not inserted, by id, what is stored in their place or why they cannot be."""
+        writer = await self._open_writer()
+        ids = [row.turn.id for row in missed]
+        kept: dict[str, Turn | Exception] = {row.turn.id: stale_turn(row.turn) for row in missed}
+        sessions, owners = [row.turn.session_id for row in missed], [row.owner for row in missed]
+        gone = {record[0] for record in await writer.fetch(_GONE, ids, sessions, owners)}
+        kept |= {row.turn.id: session_gone(row.turn.session_id) for row in missed if row.turn.id in gone}
+        return kept | {record["id"]: _turn(record) for record in await writer.fetch(_STORED, ids)}
+
+    async def _open_writer(self) -> asyncpg.Connection:
+        if self._writer is None or self._writer.is_closed():
+            self._writer = await _open_writer(self._url)
+        return self._writer
 
     def _drop_writer(self) -> None:
         if self._writer is not None:
@@ -231,11 +334,12 @@ class PostgresConversations:
 
         Raises
         ------
-        StaleSession, StoreUnavailable
+        StaleSession, SessionUnknown, StoreUnavailable
         InvalidRequest
             No text of PostgreSQL can hold it; `limits.text_fault` tells why.
         """
-        return await self._postgres.writes.submit(TurnRow(turn, owner)) or turn
+        stored: Turn = await self._postgres.writes.submit(TurnRow(turn, owner))
+        return stored
 
     async def find(self, turn_id: str) -> Turn | None:
         """Return the turn of that id, or None."""
@@ -251,9 +355,61 @@ class PostgresConversations:
         return tuple(map(_turn, reversed(await self._postgres.fetch(_LATEST, session_id, limit))))
 
     async def owner(self, session_id: str) -> str | None:
-        """Return the owner that the session's first turn named."""
-        records = await self._postgres.fetch(_OWNER, session_id)
-        return records[0][0] if records else None
+        """Return the owner that the session's profile or first turn named."""
+        try:
+            head = await self.head(session_id)
+        except SessionUnknown:
+            return None
+        return head.owner if head else None
+
+    async def head(self, session_id: str) -> ConversationHead | None:
+        """Return what is known of the session besides its turns.
+
+        Raises
+        ------
+        SessionUnknown
+            It was deleted.
+        """
+        [record] = await self._postgres.fetch(_HEAD, session_id)
+        if record["deleted"]:
+            raise session_gone(session_id)
+        profiled, begun = record["owner"] is not None, record["last_number"] is not None
+        if not profiled and not begun:
+            return None
+        moments = [record[name] for name in ("created_at", "updated_at", "first_at", "last_at")]
+        return ConversationHead(
+            owner=record["owner"] if profiled else record["first_owner"],
+            created_at=min(at for at in moments if at is not None),
+            updated_at=max(at for at in moments if at is not None),
+            version=record["last_number"] or 0,
+            profile=_PROFILES.decode(record["profile"]) if profiled else Profile(),
+            revision=record["revision"] or 0,
+        )
+
+    async def set_profile(self, session_id: str, owner: str, profile: Profile, *, revision: int, at: float) -> None:
+        """Make `profile` the session's where its stored revision is the one before `revision`.
+
+        Raises
+        ------
+        StaleSession, SessionUnknown, StoreUnavailable
+        InvalidRequest
+            No text of PostgreSQL can hold it; `limits.text_fault` tells why.
+        """
+        document = msgspec.json.encode(profile).decode()
+        if await self._postgres.change((_SET_PROFILE, session_id, owner, document, revision, at)):
+            return
+        head = await self.head(session_id)
+        raise session_gone(session_id) if head and head.owner != owner else stale_profile(session_id, revision)
+
+    async def delete(self, session_id: str) -> tuple[str, ...]:
+        """Delete the session's turns and profile, and return the ids of the turns.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        deleted = await self._postgres.change((_LOCK,), (_MARK_DELETED, session_id), (_DELETE, session_id))
+        return tuple(record[0] for record in deleted)
 
     async def ping(self) -> None:
         """Return once PostgreSQL has answered."""
@@ -302,6 +458,8 @@ def _turn_values(row: TurnRow) -> tuple[object, ...]:
         turn.usage.completion_tokens,
         "\n".join(turn.degraded),
         turn.at,
+        turn.finish_reason,
+        msgspec.json.encode(turn.recalled).decode() if turn.recalled else None,
     )
 
 
@@ -322,6 +480,8 @@ def _turn(record: asyncpg.Record) -> Turn:
         at=record["at"],
         usage=Usage(record["prompt_tokens"], record["completion_tokens"]),
         degraded=tuple(record["degraded"]),
+        finish_reason=record["finish_reason"],
+        recalled=_RECOLLECTIONS.decode(record["recalled"]) if record["recalled"] else (),
     )
 
 
@@ -335,8 +495,7 @@ def _may_pass(error: Exception) -> bool:
     return not _is_refusal(error) and not isinstance(error, TimeoutError | asyncpg.QueryCanceledError)
 
 
-def _refused(row: Row, cause: Exception) -> OrchestraError:
-    what = f"turn {row.turn.id}" if isinstance(row, TurnRow) else f"memory {row.id}"
+def _refused(what: str, cause: Exception) -> OrchestraError:
     error = InvalidRequest(f"{what} cannot be stored: {cause}")
     error.__cause__ = cause
     return error

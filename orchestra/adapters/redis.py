@@ -1,8 +1,10 @@
 """Sessions in Redis: one record a session, saved by one atomic script that compares the version.
 
-A record is one byte of schema, the session's version as eight bytes, and the session in msgpack. The version stands in
-front so that the script compares bytes and never parses; a key that does not exist reads as no bytes, which is how
-"there must be none" is compared by the same line.
+A record is one byte of schema, the session's version and revision as eight bytes each, and the session in msgpack, as
+arrays without names. What is compared stands in front, so that the script compares bytes and never parses.
+
+Schema 0 is a session that was deleted, and nothing else. Schema 1 had no revision and named its fields; it is read and
+replaced, so that instances of both versions can run side by side while one takes over from the other.
 """
 
 import asyncio
@@ -18,19 +20,26 @@ from redis.exceptions import RedisError
 
 from orchestra import limits
 from orchestra.adapters.batching import Batcher
-from orchestra.adapters.storing import stale_session
+from orchestra.adapters.storing import session_gone, stale_session
 from orchestra.errors import ConfigurationError, StoreUnavailable
 from orchestra.events import Hook, UnexpectedError
-from orchestra.model import Session
+from orchestra.model import Message, Profile, Role, Session
 
-SCHEMA = 1
-_DECODERS = {1: msgspec.msgpack.Decoder(Session)}  # older schemas stay here, each with what brings it up to date
-_HEADER_BYTES = 9
+SCHEMA = 2
+_DELETED = b"\0"
+_ROLES: dict[Role, str] = {"system": "s", "user": "u", "assistant": "a"}
+_ROLE_OF = {letter: role for role, letter in _ROLES.items()}
 
 # A save whose reply was lost is sent again; then the record is the very one it wrote, and that is success. The script
-# goes with every save: 300 bytes are cheaper than a second code path for a server that has forgotten its scripts.
+# goes with every save: 500 bytes are cheaper than a second code path for a server that has forgotten its scripts. A key
+# that does not exist reads as no bytes, which is how "there must be none" is compared by the same line.
 _SAVE = f"""
-if redis.call('GETRANGE', KEYS[1], 1, {_HEADER_BYTES - 1}) == ARGV[1] then
+local head = redis.call('GETRANGE', KEYS[1], 0, 16)
+local schema = string.byte(head)
+local stamp = head
+if schema == 2 then stamp = string.sub(head, 2)
+elseif schema == 1 then stamp = string.sub(head, 2, 9) .. string.rep('\\0', 8) end
+if stamp == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[2], 'EX', {limits.SESSION_TTL_SECONDS})
   return 1
 end
@@ -91,30 +100,45 @@ class RedisSessions:
 
         Raises
         ------
+        SessionUnknown
+            It was deleted.
         StoreUnavailable
         """
         key = _key(session_id)
         record: bytes | None = await self.commands.submit(("GET", key))
         if record is None:
             return None
+        if record == _DELETED:
+            raise session_gone(session_id)
         try:
             return _session(record, session_id)
-        except ValueError as error:  # which msgspec.DecodeError is
+        except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
             await self.commands.submit(("EVAL", _SET_ASIDE, 2, key, f"{key}:corrupt", record))
             self._report(f"the record of session {session_id} cannot be read: {error}; it is now {key}:corrupt")
             return None
 
-    async def save(self, session: Session, *, expected_version: int) -> None:
-        """Store `session` where the stored version is `expected_version`; -1 means that there must be none.
+    async def save(self, session: Session, *, expected: Session | None) -> None:
+        """Store `session` where the stored one has `expected`'s version and revision; None: where there is none.
 
         Raises
         ------
         StaleSession, StoreUnavailable
         """
-        expected = b"" if expected_version == -1 else expected_version.to_bytes(_HEADER_BYTES - 1)
-        saved = await self.commands.submit(("EVAL", _SAVE, 1, _key(session.id), expected, _record(session)))
+        stamp = b"" if expected is None else _stamp(expected)
+        saved = await self.commands.submit(("EVAL", _SAVE, 1, _key(session.id), stamp, _record(session)))
         if not saved:
-            raise stale_session(session, expected_version)
+            raise stale_session(session, expected)
+
+    async def delete(self, session_id: str) -> None:
+        """Forget the session and what was set aside of it, and leave a mark: nobody who holds it brings it back.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        key = _key(session_id)
+        await self.commands.submit(("SET", key, _DELETED, "EX", limits.SESSION_TTL_SECONDS))
+        await self.commands.submit(("DEL", f"{key}:corrupt"))
 
     async def ping(self) -> None:
         """Return once Redis has answered.
@@ -155,18 +179,86 @@ def _key(session_id: str) -> str:
     return f"orchestra:session:{{{session_id}}}"
 
 
+class _Wire(msgspec.Struct, frozen=True, array_like=True):
+    """A session as schema 2 says it; a newer writer may add fields at the end."""
+
+    id: str
+    owner: str
+    version: int
+    revision: int
+    created_at: float
+    updated_at: float
+    tokens: int
+    profile: tuple[str | None, tuple[int, ...], dict[str, str], dict[str, str]]
+    roles: str
+    turns: tuple[int, ...]
+    contents: tuple[str, ...]
+
+
+_WIRES = msgspec.msgpack.Decoder(_Wire)
+_SCHEMA_1 = msgspec.msgpack.Decoder(Session)
+
+
+def _stamp(session: Session) -> bytes:
+    return session.version.to_bytes(8) + session.revision.to_bytes(8)
+
+
 def _record(session: Session) -> bytes:
-    return bytes((SCHEMA,)) + session.version.to_bytes(_HEADER_BYTES - 1) + msgspec.msgpack.encode(session)
+    profile, messages = session.profile, session.messages
+    wire = _Wire(
+        id=session.id,
+        owner=session.owner,
+        version=session.version,
+        revision=session.revision,
+        created_at=session.created_at,
+        updated_at=session.updated_at,
+        tokens=session.tokens,
+        profile=(profile.system, profile.pinned, profile.context, profile.metadata),
+        roles="".join([_ROLES[each.role] for each in messages]),
+        turns=tuple([each.turn for each in messages]),
+        contents=tuple([each.content for each in messages]),
+    )
+    return bytes((SCHEMA,)) + _stamp(session) + msgspec.msgpack.encode(wire)
 
 
 def _session(record: bytes, session_id: str) -> Session:
-    decoder = _DECODERS.get(record[0]) if record else None
-    if decoder is None:
+    schema = record[0] if record else None
+    body = memoryview(record)
+    if schema == SCHEMA:
+        session = _from_wire(_WIRES.decode(body[17:]))
+        stamp = int.from_bytes(record[1:9]), int.from_bytes(record[9:17])
+    elif schema == 1:
+        session = _SCHEMA_1.decode(body[9:])
+        stamp = int.from_bytes(record[1:9]), 0
+    else:
         raise ValueError("its schema is unknown")
-    session = decoder.decode(memoryview(record)[_HEADER_BYTES:])
     if session.id != session_id:
         raise ValueError(f"it is the record of session {session.id}")
+    if stamp != (session.version, session.revision):
+        raise ValueError("its head tells another version than its body")
     return session
+
+
+def _from_wire(wire: _Wire) -> Session:
+    if not len(wire.roles) == len(wire.turns) == len(wire.contents):
+        raise ValueError("it has not as many roles as messages")
+    if any(letter not in _ROLE_OF for letter in wire.roles):
+        raise ValueError("it has a role that is none")
+    messages = [
+        Message(_ROLE_OF[letter], content, turn)
+        for letter, content, turn in zip(wire.roles, wire.contents, wire.turns, strict=True)
+    ]
+    return Session(
+        id=wire.id,
+        owner=wire.owner,
+        version=wire.version,
+        created_at=wire.created_at,
+        updated_at=wire.updated_at,
+        messages=tuple(messages),
+        profile=Profile(*wire.profile),
+        revision=wire.revision,
+        tokens=wire.tokens,
+    )
 
 
 def _unavailable(cause: Exception) -> StoreUnavailable:

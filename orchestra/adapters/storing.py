@@ -3,24 +3,38 @@
 import math
 
 from orchestra import limits
-from orchestra.errors import ConfigurationError, StaleSession
+from orchestra.errors import ConfigurationError, SessionUnknown, StaleSession
 from orchestra.model import Session, Turn
 
 WINDOW_BUCKETS = 10
 """Parts that a window of the fleet's calls is counted in, and forgotten by."""
 
 
-def stale_session(session: Session, expected_version: int) -> StaleSession:
+def stale_session(session: Session, expected: Session | None) -> StaleSession:
     """Say that another writer saved this session first."""
-    return StaleSession(
-        f"session {session.id} is no longer at version {expected_version}: another request changed it; send it again"
-    )
+    then = "absent" if expected is None else f"at version {expected.version}.{expected.revision}"
+    return StaleSession(f"session {session.id} is no longer {then}: another request changed it; send it again")
 
 
 def stale_turn(turn: Turn) -> StaleSession:
     """Say that another writer appended a turn of this number first."""
     return StaleSession(
         f"session {turn.session_id} already has a turn {turn.number}: another request changed it; send it again"
+    )
+
+
+def stale_profile(session_id: str, revision: int) -> StaleSession:
+    """Say that another writer changed this session's profile first."""
+    return StaleSession(
+        f"the profile of session {session_id} is no longer at revision {revision - 1}: another request changed it; "
+        "send it again"
+    )
+
+
+def session_gone(session_id: str) -> SessionUnknown:
+    """Say that a session was deleted, or is another's, which must not be told apart."""
+    return SessionUnknown(
+        f"there is no session {session_id!r} (any more): leave session_id out to start a new one", field="$.session_id"
     )
 
 

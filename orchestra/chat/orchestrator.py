@@ -350,7 +350,7 @@ class ChatOrchestrator:
 def _begun_with(given: Given, opened: OpenSession, task: Task) -> tuple[OpenSession, Task]:
     """Let the session and the task begin with what the client gave."""
     session = replace(opened.session, messages=given.messages)
-    return OpenSession(session, opened.stored_version), replace(task, session=session, sampling=given.sampling)
+    return OpenSession(session, opened.stored), replace(task, session=session, sampling=given.sampling)
 
 
 def _translated(raised: BaseException) -> BaseException:

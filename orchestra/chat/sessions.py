@@ -6,32 +6,30 @@ turn's number is taken, the missing turns are read from the conversation, and th
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from orchestra import limits
+from orchestra.chat.lifecycle import SessionView
 from orchestra.chat.stores import StoreCalls
 from orchestra.engines.apology import Apology
 from orchestra.errors import SessionUnknown, StaleSession
-from orchestra.model import Message, Session, Turn
-from orchestra.ports import Clock, ConversationStore, Entropy, SessionStore
+from orchestra.model import Message, Profile, Session, Turn
+from orchestra.ports import Clock, ConversationStore, Entropy, MemoryStore, SessionStore
 
 COMMIT_ATTEMPTS_MAX = 8
 """Each lost race means that another turn of the session was committed; more than this is no race but a defect."""
 
-ABSENT = -1
-"""The version to expect of a session that is not in the session store."""
-
 
 @dataclass(frozen=True)
 class OpenSession:
-    """A session as a turn found it, and the version that the session store holds (`ABSENT` where it holds none)."""
+    """A session as a turn found it, and as the session store holds it (None where it does not)."""
 
     session: Session
-    stored_version: int
+    stored: Session | None
 
 
 class SessionLocks:
@@ -68,8 +66,10 @@ class Sessions:
         calls: StoreCalls,
         clock: Clock,
         entropy: Entropy,
+        memories: MemoryStore,
     ) -> None:
         self._store = store
+        self._memories = memories
         self._conversations = conversations
         self._calls = calls
         self._clock = clock
@@ -90,18 +90,17 @@ class Sessions:
             There is no such session, it expired, or it is another user's (which must not be told apart).
         """
         if session_id is None:
-            return OpenSession(self._new(self._entropy.hex(16), user_id), ABSENT)
-        session = await self._calls("sessions", correlation_id, self._store.load(session_id))
-        stored_version = session.version if session else ABSENT
-        session = session or await self._rebuilt(session_id, correlation_id)
+            return OpenSession(self._new(self._entropy.hex(16), user_id), None)
+        stored = await self._calls("sessions", correlation_id, self._store.load(session_id))
+        session = stored or await self._rebuilt(session_id, correlation_id)
         if session is None and create:
-            return OpenSession(self._new(session_id, user_id), ABSENT)
+            return OpenSession(self._new(session_id, user_id), None)
         if session is None or (user_id is not None and session.owner != f"user:{user_id}"):
             raise SessionUnknown(
                 f"there is no session {session_id!r}, or it has expired: leave session_id out to start a new one",
                 field="$.session_id",
             )
-        return OpenSession(session, stored_version)
+        return OpenSession(session, stored)
 
     async def commit(self, opened: OpenSession, turn: Turn) -> Turn:
         """Make `turn` durable in the conversation and the session, and return it with the number that it got.
@@ -121,20 +120,76 @@ class Sessions:
             except StaleSession:
                 session = await self._caught_up(session, turn.correlation_id)
             else:
-                await self._save(with_turn(session, turn), opened.stored_version, turn.correlation_id)
+                await self._save(with_turn(session, turn), opened.stored, turn.correlation_id)
                 return turn
         raise StaleSession("other turns of this session came first, again and again: send the message again")
 
-    async def _save(self, session: Session, stored_version: int, correlation_id: str) -> None:
+    async def restore(
+        self, session_id: str, user_id: str | None, correlation_id: str, *, create: bool = False
+    ) -> Session:
+        """Return the session for a connection that begins, which counts as its use: it lives a day from now.
+
+        With `create`, a session that does not exist is made under this id; it is stored with its first turn.
+
+        Raises
+        ------
+        SessionUnknown, StoreUnavailable
+        """
+        raise NotImplementedError
+
+    def held(self, session_id: str) -> AbstractContextManager[None]:
+        """Keep the session active for as long as the context lasts: a connection of it stands."""
+        raise NotImplementedError
+
+    async def describe(self, session_id: str, user_id: str | None, correlation_id: str) -> SessionView:
+        """Return how the session stands; an expired one is described as long as its conversation is kept.
+
+        Raises
+        ------
+        SessionUnknown, StoreUnavailable
+        """
+        raise NotImplementedError
+
+    async def change_profile(
+        self,
+        session_id: str,
+        user_id: str | None,
+        correlation_id: str,
+        change: Callable[[Profile], Profile],
+        *,
+        create: bool = False,
+    ) -> SessionView:
+        """Replace the session's profile by what `change` makes of it, and return how the session stands then.
+
+        `change` may be called several times, where others change the profile meanwhile; it may raise an
+        `OrchestraError`. With `create`, a session that does not exist is made.
+
+        Raises
+        ------
+        InvalidRequest
+            The profile is too large, or pins a turn that there is not.
+        SessionUnknown, StaleSession, StoreUnavailable
+        """
+        raise NotImplementedError
+
+    async def delete(self, session_id: str, user_id: str | None, correlation_id: str) -> None:
+        """Delete the session everywhere: its record, its turns, its profile and what memory keeps of it.
+
+        A turn that is under way cannot bring it back. Its id is never used again. May be repeated after an error.
+
+        Raises
+        ------
+        SessionUnknown, StoreUnavailable
+        """
+        raise NotImplementedError
+
+    async def _save(self, session: Session, stored: Session | None, correlation_id: str) -> None:
         for _ in range(COMMIT_ATTEMPTS_MAX):
             try:
-                await self._calls(
-                    "sessions", correlation_id, self._store.save(session, expected_version=stored_version)
-                )
+                await self._calls("sessions", correlation_id, self._store.save(session, expected=stored))
             except StaleSession:
                 stored = await self._calls("sessions", correlation_id, self._store.load(session.id))
-                stored_version = stored.version if stored else ABSENT
-                if stored_version >= session.version:
+                if stored is not None and stored.version >= session.version:
                     return  # whoever saved it had read our turn from the conversation
             else:
                 return

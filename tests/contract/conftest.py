@@ -272,7 +272,7 @@ def contract_database_url(new_database: Callable[[], str]) -> str:
 async def _emptied(database_url: str) -> AsyncIterator[Postgres]:
     postgres = await Postgres.connect(database_url)
     connection = await asyncpg.connect(database_url)
-    await connection.execute("TRUNCATE turns, memories")
+    await connection.execute("TRUNCATE turns, memories, sessions")
     await connection.close()
     yield postgres
     await postgres.close()

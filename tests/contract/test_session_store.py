@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from orchestra import limits
 from orchestra.errors import StaleSession
@@ -21,9 +22,9 @@ def test_a_session_that_was_never_saved_is_none(sessions):
 
 def test_what_is_saved_is_loaded(sessions):
     async def scenario(it):
-        await it.store.save(FIRST, expected_version=-1)
+        await it.store.save(FIRST, expected=None)
         assert await it.store.load("s1") == FIRST
-        await it.store.save(SECOND, expected_version=1)
+        await it.store.save(SECOND, expected=FIRST)
         assert await it.store.load("s1") == SECOND
 
     sessions.holds(scenario)
@@ -36,7 +37,7 @@ def test_an_empty_session_and_the_largest_come_back_whole(sessions):
 
     async def scenario(it):
         for session in (empty, largest):
-            await it.store.save(session, expected_version=-1)
+            await it.store.save(session, expected=None)
             assert await it.store.load(session.id) == session
 
     sessions.holds(scenario)
@@ -47,7 +48,7 @@ def test_sessions_are_apart(sessions):
 
     async def scenario(it):
         for session_id in neighbours:
-            await it.store.save(Session(session_id, session_id, 0, 0.0, 0.0), expected_version=-1)
+            await it.store.save(Session(session_id, session_id, 0, 0.0, 0.0), expected=None)
         for session_id in neighbours:
             session = await it.store.load(session_id)
             assert session is not None
@@ -56,12 +57,14 @@ def test_sessions_are_apart(sessions):
     sessions.holds(scenario)
 
 
-@pytest.mark.parametrize("expected_version", [-1, 0, 2, 255, 256, 2**40])
-def test_a_save_over_another_version_is_stale_and_changes_nothing(sessions, expected_version):
+@pytest.mark.parametrize("changes", [None, *({"version": v} for v in (0, 2, 255, 256, 2**40)), {"revision": 1}])
+def test_a_save_over_another_version_is_stale_and_changes_nothing(sessions, changes):
+    expected = None if changes is None else replace(FIRST, **changes)
+
     async def scenario(it):
-        await it.store.save(FIRST, expected_version=-1)
+        await it.store.save(FIRST, expected=None)
         with pytest.raises(StaleSession, match="s1"):
-            await it.store.save(SECOND, expected_version=expected_version)
+            await it.store.save(SECOND, expected=expected)
         assert await it.store.load("s1") == FIRST
 
     sessions.holds(scenario)
@@ -69,9 +72,9 @@ def test_a_save_over_another_version_is_stale_and_changes_nothing(sessions, expe
 
 def test_a_save_over_a_version_where_there_is_none_is_stale(sessions):
     async def scenario(it):
-        for expected_version in (0, 1):
+        for expected in (replace(FIRST, version=0), FIRST):
             with pytest.raises(StaleSession):
-                await it.store.save(SECOND, expected_version=expected_version)
+                await it.store.save(SECOND, expected=expected)
         assert await it.store.load("s1") is None
 
     sessions.holds(scenario)
@@ -81,10 +84,10 @@ def test_the_same_save_again_succeeds(sessions):
     """Its first reply may have been lost on the way."""
 
     async def scenario(it):
-        await it.store.save(FIRST, expected_version=-1)
-        await it.store.save(FIRST, expected_version=-1)
-        await it.store.save(SECOND, expected_version=1)
-        await it.store.save(SECOND, expected_version=1)
+        await it.store.save(FIRST, expected=None)
+        await it.store.save(FIRST, expected=None)
+        await it.store.save(SECOND, expected=FIRST)
+        await it.store.save(SECOND, expected=FIRST)
         assert await it.store.load("s1") == SECOND
 
     sessions.holds(scenario)
@@ -92,10 +95,10 @@ def test_the_same_save_again_succeeds(sessions):
 
 def test_of_concurrent_saves_over_one_version_exactly_one_wins(sessions):
     async def scenario(it):
-        await it.store.save(FIRST, expected_version=-1)
+        await it.store.save(FIRST, expected=None)
         rivals = [Session("s1", f"user:{n}", 2, 1.0, 2.0) for n in range(20)]
         outcomes = await asyncio.gather(
-            *(it.store.save(rival, expected_version=1) for rival in rivals), return_exceptions=True
+            *(it.store.save(rival, expected=FIRST) for rival in rivals), return_exceptions=True
         )
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType"] + ["StaleSession"] * 19
         assert await it.store.load("s1") == rivals[outcomes.index(None)]
@@ -105,15 +108,15 @@ def test_of_concurrent_saves_over_one_version_exactly_one_wins(sessions):
 
 def test_a_session_lives_from_its_last_save(sessions):
     async def scenario(it):
-        await it.store.save(FIRST, expected_version=-1)
+        await it.store.save(FIRST, expected=None)
         await it.elapse(limits.SESSION_TTL_SECONDS - 60)
         assert await it.store.load("s1") == FIRST
-        await it.store.save(SECOND, expected_version=1)
+        await it.store.save(SECOND, expected=FIRST)
         await it.elapse(limits.SESSION_TTL_SECONDS - 60)
         assert await it.store.load("s1") == SECOND
         await it.elapse(61)
         assert await it.store.load("s1") is None
-        await it.store.save(FIRST, expected_version=-1)
+        await it.store.save(FIRST, expected=None)
         assert await it.store.load("s1") == FIRST
 
     sessions.holds(scenario)
@@ -122,9 +125,9 @@ def test_a_session_lives_from_its_last_save(sessions):
 def test_expiry_takes_the_oldest_only(sessions):
     async def scenario(it):
         for session_id in ("a", "b"):
-            await it.store.save(Session(session_id, "o", 0, 0.0, 0.0), expected_version=-1)
+            await it.store.save(Session(session_id, "o", 0, 0.0, 0.0), expected=None)
         await it.elapse(60)
-        await it.store.save(Session("a", "o", 1, 0.0, 1.0), expected_version=0)
+        await it.store.save(Session("a", "o", 1, 0.0, 1.0), expected=Session("a", "o", 0, 0.0, 0.0))
         await it.elapse(limits.SESSION_TTL_SECONDS - 30)
         assert await it.store.load("a") is not None
         assert await it.store.load("b") is None

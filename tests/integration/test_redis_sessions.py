@@ -36,10 +36,10 @@ async def connected(url, hook=lambda event: None):
 def test_a_record_lives_as_long_as_a_session_may(redis_url):
     async def scenario():
         async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
-            await sessions.save(FIRST, expected_version=-1)
+            await sessions.save(FIRST, expected=None)
             assert limits.SESSION_TTL_SECONDS - 60 < await redis.ttl(KEY) <= limits.SESSION_TTL_SECONDS
             await redis.expire(KEY, 100)
-            await sessions.save(SECOND, expected_version=1)
+            await sessions.save(SECOND, expected=FIRST)
             assert await redis.ttl(KEY) > limits.SESSION_TTL_SECONDS - 60
 
     asyncio.run(scenario())
@@ -72,7 +72,7 @@ def test_an_unreadable_record_is_set_aside_and_reported(redis_url, record):
             assert "session s1 cannot be read" in event.traceback
             assert await sessions.load("s1") is None
             assert len(events) == 1
-            await sessions.save(FIRST, expected_version=-1)
+            await sessions.save(FIRST, expected=None)
             assert await sessions.load("s1") == FIRST
 
     asyncio.run(scenario())
@@ -84,7 +84,7 @@ def test_a_record_that_a_newer_writer_adds_fields_to_is_read(redis_url):
             newer = msgspec.to_builtins(FIRST) | {"mood": "sunny"}
             await redis.set(KEY, b"\x01" + (1).to_bytes(8) + msgspec.msgpack.encode(newer))
             assert await sessions.load("s1") == FIRST
-            await sessions.save(SECOND, expected_version=1)
+            await sessions.save(SECOND, expected=FIRST)
 
     asyncio.run(scenario())
 
@@ -93,7 +93,7 @@ def test_concurrent_requests_share_round_trips(redis_url):
     async def scenario():
         async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
             many = [msgspec.structs.replace(FIRST, id=f"s{n}") for n in range(250)]
-            await asyncio.gather(*(sessions.save(each, expected_version=-1) for each in many))
+            await asyncio.gather(*(sessions.save(each, expected=None) for each in many))
             assert list(await asyncio.gather(*(sessions.load(each.id) for each in many))) == many
             assert sessions.commands.batches == 6  # of 100 commands at most
             clients = [client for client in await redis.client_list() if client["db"] == "14"]
@@ -107,7 +107,7 @@ def test_one_command_that_fails_fails_alone(redis_url):
         async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
             await redis.rpush("orchestra:session:{list}", "no record")
             outcomes = await asyncio.gather(
-                sessions.save(FIRST, expected_version=-1),
+                sessions.save(FIRST, expected=None),
                 sessions.load("list"),
                 sessions.load("none"),
                 return_exceptions=True,
@@ -122,18 +122,18 @@ def test_one_command_that_fails_fails_alone(redis_url):
 def test_a_restart_is_not_noticed_and_loses_nothing(own_stores):
     async def scenario():
         async with connected(own_stores.redis_url) as sessions:
-            await sessions.save(FIRST, expected_version=-1)
+            await sessions.save(FIRST, expected=None)
             redis_server = server(own_stores.data_dir)
             os.kill(redis_server.pid, signal.SIGKILL)
             await asyncio.to_thread(psutil.wait_procs, [redis_server], timeout=10)
-            for call in (sessions.load("s1"), sessions.save(SECOND, expected_version=1), sessions.ping()):
+            for call in (sessions.load("s1"), sessions.save(SECOND, expected=FIRST), sessions.ping()):
                 with pytest.raises(StoreUnavailable) as outage:
                     await call
                 assert outage.value.__cause__ is not None
             again = await asyncio.to_thread(start, own_stores.data_dir)
             try:
                 assert await sessions.load("s1") == FIRST
-                await sessions.save(SECOND, expected_version=1)
+                await sessions.save(SECOND, expected=FIRST)
                 await sessions.ping()
             finally:
                 await asyncio.to_thread(again.stop)
@@ -144,12 +144,12 @@ def test_a_restart_is_not_noticed_and_loses_nothing(own_stores):
 def test_connections_that_were_cut_are_replaced_unnoticed(redis_url):
     async def scenario():
         async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
-            version = -1
-            for _ in range(10):
+            stored = None
+            for version in range(10):
                 await redis.client_kill_filter(_type="normal", skipme=True)
-                session = msgspec.structs.replace(FIRST, version=version + 1)
-                await sessions.save(session, expected_version=version)
-                version += 1
+                session = msgspec.structs.replace(FIRST, version=version)
+                await sessions.save(session, expected=stored)
+                stored = session
                 assert await sessions.load("s1") == session
 
     asyncio.run(scenario())
@@ -161,7 +161,7 @@ def test_a_server_that_hangs_makes_nobody_hang(own_stores, monkeypatch):
 
     async def scenario():
         async with connected(own_stores.redis_url) as sessions:
-            await sessions.save(FIRST, expected_version=-1)
+            await sessions.save(FIRST, expected=None)
             hung = server(own_stores.data_dir)
             hung.suspend()
             try:
@@ -222,13 +222,13 @@ def test_a_save_whose_reply_was_lost_succeeds_once(redis_url, tmp_path):
 
     async def scenario():
         async with LossyLine(str(tmp_path / "lossy"), redis_path) as line, connected(line.url) as sessions:
-            await sessions.save(FIRST, expected_version=-1)
+            await sessions.save(FIRST, expected=None)
             line.cuts = 1
-            await sessions.save(SECOND, expected_version=1)
+            await sessions.save(SECOND, expected=FIRST)
             assert line.replies_lost == 1
             assert await sessions.load("s1") == SECOND
             with pytest.raises(StaleSession):
-                await sessions.save(FIRST, expected_version=1)
+                await sessions.save(FIRST, expected=FIRST)
 
     asyncio.run(scenario())
 

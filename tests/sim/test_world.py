@@ -180,7 +180,7 @@ def test_an_audit_finds_turns_that_were_acknowledged_and_are_not_stored():
             await conversations.append(Turn(turn_id, "s", number, "c", "m", "r", "e", "m", 0.0), "user:ada")
         await conversations.append(Turn("u1", "unsaved", 1, "c", "m", "r", "e", "m", 0.0), "user:ada")
         sessions = InProcessSessions(SystemClock())
-        await sessions.save(Session("s", "user:ada", version=2, created_at=0.0, updated_at=0.0), expected_version=-1)
+        await sessions.save(Session("s", "user:ada", version=2, created_at=0.0, updated_at=0.0), expected=None)
         told = [("s", "t1"), ("s", "t2"), ("s", "t3"), ("unsaved", "u1")]
         return await audit(told, conversations, sessions, 5.0)
 

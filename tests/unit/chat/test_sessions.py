@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from orchestra import limits
-from orchestra.adapters.inprocess import InProcessConversations, InProcessSessions
+from orchestra.adapters.inprocess import InProcessConversations, InProcessMemories, InProcessSessions
 from orchestra.adapters.system import SystemEntropy
-from orchestra.chat.sessions import ABSENT, Sessions, trimmed
+from orchestra.chat.sessions import Sessions, trimmed
 from orchestra.chat.stores import StoreCalls
 from orchestra.errors import SessionUnknown
 from orchestra.events import Event
@@ -38,11 +38,12 @@ class House:
     def __post_init__(self) -> None:
         self.store = InProcessSessions(self.clock)
         self.conversations = InProcessConversations()
+        self.memories = InProcessMemories()
         self.here, self.there = self.instance(), self.instance()
 
     def instance(self) -> Sessions:
         calls = StoreCalls(self.events.append, seconds_max=5)
-        return Sessions(self.store, self.conversations, calls, self.clock, SystemEntropy())
+        return Sessions(self.store, self.conversations, calls, self.clock, SystemEntropy(), self.memories)
 
     def turn(self, session_id: str, turn_id: str, message: str = "hello", reply: str = "hi") -> Turn:
         return Turn(turn_id, session_id, 0, f"c-{turn_id}", message, reply, "unified", "m", self.clock.now())
@@ -154,7 +155,7 @@ def test_a_lost_session_is_rebuilt_from_its_conversation() -> None:
         session_id = await started(house, turns=3, user_id="ada")
         house.store = InProcessSessions(house.clock)  # a session store that lost everything
         opened = await house.instance().open(session_id, None, "c")
-        assert opened.stored_version == ABSENT
+        assert opened.stored is None
         assert opened.session.version == 3
         assert opened.session.owner == "user:ada"
         await house.instance().commit(opened, house.turn(session_id, "t4", "message 4"))
