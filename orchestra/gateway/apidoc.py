@@ -19,9 +19,15 @@ Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, HTTPRespons
 
 
 def route(
-    gives: type, description: str, *, takes: type | None = None, also: str | None = None, operator: bool = False
+    gives: type,
+    description: str,
+    *,
+    takes: type | None = None,
+    also: str | None = None,
+    operator: bool = False,
+    fails: tuple[str, type] = (CONTENT_TYPE, Problem),
 ) -> Callable[[Handler], Handler]:
-    """Decorate a route with what it takes and gives; its errors are problems, as everywhere.
+    """Decorate a route with what it takes and gives.
 
     Parameters
     ----------
@@ -33,12 +39,15 @@ def route(
         Another media type of the answer, for those who ask for it.
     operator : bool
         Whether only an operator may ask.
+    fails : (str, type)
+        Media type and struct of its errors: problems, but where others than we say what errors look like.
     """
+    error_type, error = fails
     content: dict[str, Any] = {JSON_TYPE: _ref(gives)} | ({also: {"type": "string"}} if also else {})
 
     def decorate(handler: Handler) -> Handler:
         openapi.response(200, content, description)(handler)
-        openapi.response("default", {CONTENT_TYPE: _ref(Problem)}, "What went wrong")(handler)
+        openapi.response("default", {error_type: _ref(error)}, "What went wrong")(handler)
         if operator:
             openapi.secured(OPERATOR)(handler)
         return openapi.body({JSON_TYPE: {"schema": _ref(takes)}}, required=True)(handler) if takes else handler

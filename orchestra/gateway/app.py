@@ -19,7 +19,8 @@ from orchestra import limits
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.events import Lifecycle
-from orchestra.gateway import apidoc, history, http, operators, probes, status
+from orchestra.gateway import apidoc, history, http, openai, operators, probes, status
+from orchestra.gateway.openai_errors import error_response
 from orchestra.gateway.passage import error_of, identify, tell_finished
 from orchestra.gateway.problems import problem_response
 from orchestra.ports import Ports
@@ -35,7 +36,7 @@ class Service:
     metrics_page: Callable[[], bytes]
 
 
-DOORS = (http, history, status, operators)
+DOORS = (http, openai, history, status, operators)
 """Where users and operators come in, as the OpenAPI document describes them."""
 
 App = Sanic[Config, SimpleNamespace]
@@ -111,9 +112,12 @@ async def _depart(request: Request, response: BaseHTTPResponse) -> None:
 
 
 class ProblemHandler(ErrorHandler):
-    """Answers every error, ours and Sanic's, with a problem."""
+    """Answers every error, ours and Sanic's: with a problem, but where OpenAI's clients come in, as these read it."""
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """Answer `exception`."""
         identify(request)
-        return problem_response(error_of(request, exception), request.ctx.correlation_id)
+        error = error_of(request, exception)
+        if request.path.startswith(openai.PREFIX):
+            return error_response(error)
+        return problem_response(error, request.ctx.correlation_id)

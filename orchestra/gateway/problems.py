@@ -18,9 +18,13 @@ from orchestra.errors import (
     Overloaded,
     PayloadTooLarge,
 )
+from orchestra.frames import ErrorFrame
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:ai-orchestra:problem:"
+
+Fault = OrchestraError | ErrorFrame
+"""What went wrong, here or on the instance that ran the turn."""
 
 
 class ClientGone(OrchestraError):
@@ -41,11 +45,16 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: float | None = None
 
 
+def retry_after_of(error: Fault) -> float | None:
+    """Return after how many seconds to try again: every 429 and 503 says it."""
+    if error.retry_after_seconds is None and error.status in {429, 503}:
+        return 1.0
+    return error.retry_after_seconds
+
+
 def problem_of(error: OrchestraError, correlation_id: str) -> Problem:
-    """Return `error` as clients see it; every 429 and 503 says when to try again."""
-    retry_after_seconds = error.retry_after_seconds
-    if retry_after_seconds is None and error.status in {429, 503}:
-        retry_after_seconds = 1.0
+    """Return `error` as clients see it."""
+    retry_after_seconds = retry_after_of(error)
     return Problem(
         type=TYPE_PREFIX + error.kind,
         title=error.title,
@@ -60,12 +69,17 @@ def problem_of(error: OrchestraError, correlation_id: str) -> Problem:
 def problem_response(error: OrchestraError, correlation_id: str) -> HTTPResponse:
     """Return `error` as a response, with the headers that belong to its status."""
     problem = problem_of(error, correlation_id)
+    return HTTPResponse(msgspec.json.encode(problem), error.status, headers_of(error), CONTENT_TYPE)
+
+
+def headers_of(error: Fault) -> dict[str, str]:
+    """Return the headers that belong to the error's status."""
     headers = {}
-    if problem.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_seconds)))
+    if (seconds := retry_after_of(error)) is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(round(seconds, 3))))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
-    return HTTPResponse(msgspec.json.encode(problem), error.status, headers, CONTENT_TYPE)
+    return headers
 
 
 def translated(error: BaseException) -> OrchestraError | None:

@@ -1,0 +1,272 @@
+"""What a client asks OpenAI's chat completions for, as a turn: pure translation, every refusal by its parameter.
+
+honoured   `HONOURED`: what an answer is made of, and how it is drawn and sent. The system's messages stand first,
+           `developer` is `system`, and the texts of one message are joined by a line break.
+ignored    `IGNORED` and `IGNORED_OF_MESSAGES`: what cannot change an answer here, or what most servers make nothing
+           of. A `user` that cannot name one (`limits.is_id`) is nobody.
+refused    everything else, known to OpenAI or not: an answer that was drawn otherwise than asked would be a wrong one.
+           A value that asks for nothing (null, empty, or a default of `DEFAULTS`) is fine.
+
+Source: OpenAI API reference, "Create chat completion".
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from orchestra import limits
+from orchestra.errors import InvalidRequest
+from orchestra.gateway.wire import REASON_CHARS_MAX
+from orchestra.model import ChatRequest, Given, Message, Role, Sampling
+
+T = TypeVar("T")
+
+STOPS_MAX = 4
+STOP_CHARS_MAX = 1_000
+NAME_CHARS_MAX = 64
+
+IGNORED = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+    }
+)
+IGNORED_OF_MESSAGES = frozenset({"annotations", "name", "reasoning", "reasoning_content"})
+"""Clients send back what other servers' answers had."""
+
+DEFAULTS: Mapping[str, tuple[Any, ...]] = {
+    "function_call": ("none", "auto"),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "top_logprobs": (0,),
+}
+_NOTHING: tuple[Any, ...] = (None, [], {})
+
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Heat = Annotated[float, Meta(ge=0, le=2)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+_Tokens = Annotated[int, Meta(ge=1, le=limits.TOKENS_COUNTED_MAX)]
+_Stop = Annotated[str, Meta(min_length=1, max_length=STOP_CHARS_MAX)]
+_Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class UnsupportedParameter(InvalidRequest):
+    """The parameter, or its value, asks for what this service does not do."""
+
+    kind, title = "unsupported-parameter", "Unsupported parameter"
+
+
+class ContextTooLong(InvalidRequest):
+    """More was given than a session may hold; nothing is cut silently."""
+
+    kind, title = "context-length-exceeded", "Context too long"
+
+
+class TextPart(Struct, frozen=True):
+    """A part of a message's content; no other type than text is supported."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CompletionMessage(Struct, frozen=True):
+    """One message of the history that the client keeps, or the new one."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | tuple[TextPart, ...]
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        return self.content if isinstance(self.content, str) else "\n".join(each.text for each in self.content)
+
+
+class StreamOptions(Struct, frozen=True):
+    """Whether the stream has a last chunk with the tokens that it cost."""
+
+    include_usage: bool | None = None
+
+
+class CompletionRequest(Struct, frozen=True):
+    """A request to complete a chat, as OpenAI's API says it. The last message is the user's."""
+
+    model: str
+    messages: tuple[CompletionMessage, ...]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    temperature: _Heat | None = None
+    top_p: _Share | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
+    stop: _Stop | Annotated[tuple[_Stop, ...], Meta(max_length=STOPS_MAX)] | None = None
+    seed: _Seed | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+
+
+HONOURED = frozenset(CompletionRequest.__struct_fields__)
+
+
+class Asked(NamedTuple):
+    """A turn, what is given with it, and how its answer is to be sent."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    request: ChatRequest
+    given: Given
+
+
+def asked_of(body: object) -> Asked:
+    """Translate the JSON value `body`.
+
+    Raises
+    ------
+    UnsupportedParameter
+        It asks for what is not supported.
+    ContextTooLong
+        More messages, tokens or bytes than a session may hold.
+    InvalidRequest
+        It is not of the protocol's shape, or a value is out of its bounds.
+    """
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body is no JSON object: send one with model and messages")
+    _refuse_unsupported(body, "", HONOURED | IGNORED)
+    _check_messages(body.get("messages"))
+    said = _converted(body, CompletionRequest, "")
+    if said.max_tokens is not None and said.max_completion_tokens is not None:
+        raise InvalidRequest("max_tokens is max_completion_tokens: send one of them", field="max_tokens")
+    user_id = said.user if said.user is not None and limits.is_id(said.user) else None
+    return Asked(
+        model=said.model,
+        stream=bool(said.stream),
+        include_usage=bool(said.stream_options and said.stream_options.include_usage),
+        request=ChatRequest(said.messages[-1].text, user_id=user_id, stream=bool(said.stream)),
+        given=Given(_history(said.messages), _sampling(said)),
+    )
+
+
+def _refuse_unsupported(value: Mapping[str, Any], place: str, known: frozenset[str]) -> None:
+    for name, asked in value.items():
+        if name not in known and asked not in (*_NOTHING, *DEFAULTS.get(name, ())):
+            param = place + name[:NAME_CHARS_MAX]
+            raise UnsupportedParameter(f"{param} is not supported with this value: leave it out", field=param)
+
+
+def _check_messages(messages: object) -> None:
+    """Check the messages one by one, since msgspec does not tell which of them is wrong."""
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest(
+            "messages must be an array of at least one message, the last one the user's", field="messages"
+        )
+    for index, message in enumerate(messages):
+        place = f"messages[{index}]"
+        if isinstance(message, dict):
+            if message.get("role") in ("tool", "function"):
+                raise UnsupportedParameter("tools are not supported: leave their messages out", field=f"{place}.role")
+            _refuse_unsupported(message, f"{place}.", IGNORED_OF_MESSAGES | {"role", "content"})
+            if isinstance(message.get("content"), list):
+                _check_parts(message["content"], f"{place}.content")
+        text = _converted(message, CompletionMessage, place).text
+        if fault := limits.text_fault(text):
+            raise InvalidRequest(f"{place}.content: {fault}", field=f"{place}.content")
+    _check_last(_converted(messages[-1], CompletionMessage, place), place)
+
+
+def _check_parts(parts: list[Any], place: str) -> None:
+    for index, part in enumerate(parts):
+        if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text":
+            raise UnsupportedParameter(
+                f"content of type {part['type'][:NAME_CHARS_MAX]!r} is not supported: send text only",
+                field=f"{place}[{index}].type",
+            )
+        _converted(part, TextPart, f"{place}[{index}]")
+
+
+def _check_last(last: CompletionMessage, place: str) -> None:
+    if last.role != "user":
+        raise InvalidRequest(f"the last message has the role {last.role}: it must be user", field=f"{place}.role")
+    if not last.text.strip():
+        raise InvalidRequest("the last message is empty: say something", field=f"{place}.content")
+    if len(last.text) > limits.MESSAGE_CHARS_MAX:
+        raise ContextTooLong(
+            f"the last message has {len(last.text)} characters, at most {limits.MESSAGE_CHARS_MAX} are allowed: "
+            "shorten it",
+            field=f"{place}.content",
+        )
+
+
+def _history(messages: tuple[CompletionMessage, ...]) -> tuple[Message, ...]:
+    """Return all but the last message, the system's first, as many models' templates want it.
+
+    Raises
+    ------
+    ContextTooLong
+    """
+    history = [Message(_role(each), each.text) for each in messages[:-1]]
+    for amount, most, unit in (
+        (len(history), limits.SESSION_MESSAGES_MAX, "messages"),
+        (sum(limits.estimated_tokens(each.content) for each in history), limits.SESSION_TOKENS_MAX, "tokens"),
+        (sum(len(each.content.encode()) for each in history), limits.SESSION_BYTES_MAX, "bytes"),
+    ):
+        if amount > most:
+            raise ContextTooLong(
+                f"the history before the last message has {amount} {unit}, at most {most} are allowed: leave the "
+                "oldest messages out",
+                field="messages",
+            )
+    return tuple(sorted(history, key=lambda each: each.role != "system"))
+
+
+def _role(message: CompletionMessage) -> Role:
+    return "system" if message.role == "developer" else message.role
+
+
+def _sampling(said: CompletionRequest) -> Sampling:
+    return Sampling(
+        temperature=said.temperature,
+        top_p=said.top_p,
+        max_tokens=said.max_completion_tokens if said.max_tokens is None else said.max_tokens,
+        stop=((said.stop,) if isinstance(said.stop, str) else said.stop) or None,
+        seed=said.seed,
+        presence_penalty=said.presence_penalty,
+        frequency_penalty=said.frequency_penalty,
+    )
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
+
+def _converted(value: object, into: type[T], place: str) -> T:
+    """Return `value` as `into`.
+
+    Raises
+    ------
+    InvalidRequest
+        Names the parameter, from `place` on.
+    """
+    try:
+        return msgspec.convert(value, into)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        reason, marked, inner = said.rpartition(" - at `$")
+        param = place + inner.removesuffix("`") if marked else place
+        reason = (reason if marked else said)[:REASON_CHARS_MAX]
+        if missing := _MISSING.match(reason):
+            param += f".{missing[1]}"
+        param = param.removeprefix(".")
+        raise InvalidRequest(f"{param}: {reason}", field=param) from error

@@ -1,0 +1,223 @@
+"""The OpenAI-compatible routes, so that chat front ends and SDKs that know no other API work unchanged.
+
+What is asked for and what is refused is told in `completion_request`, what is answered in `completion_reply`, errors in
+`openai_errors`. Any `Authorization` is accepted. Each completion is a turn of a session of its own, which begins with
+the history that the client sent and is durable like any other (`x_orchestra` names it). Memory takes part where a
+`user` is named.
+
+There is no resuming here: a client that goes away stops its turn at once, also before the first piece. Status and
+headers wait for the first piece, the first ping or the end, so that what fails before is an ordinary error.
+"""
+
+import asyncio
+from typing import Any, Literal
+
+from msgspec import Struct
+from sanic import HTTPResponse, Request, Sanic
+from sanic_ext import openapi
+
+from orchestra import limits
+from orchestra.chat.turns import Entry, LiveTurns, Watch
+from orchestra.config import Settings
+from orchestra.errors import InvalidRequest, NotFound
+from orchestra.gateway import apidoc
+from orchestra.gateway.completion_reply import (
+    PING,
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionStream,
+    completion_of,
+    error_event,
+)
+from orchestra.gateway.completion_request import NAME_CHARS_MAX, CompletionRequest, asked_of
+from orchestra.gateway.openai_errors import ErrorBody, error_response
+from orchestra.gateway.parameters import EVENT_STREAM, TIMEOUT_HEADER, TIMEOUT_SECONDS_MAX, timeout_seconds
+from orchestra.gateway.passage import tell_finished
+from orchestra.gateway.problems import ClientGone
+from orchestra.gateway.sse import KEEP_ALIVE_SECONDS
+from orchestra.gateway.wire import JSON_TYPE, NO_STORE, decoded, json_response
+
+PREFIX = "/v1/"
+"""Every path that begins so speaks OpenAI's language, errors included."""
+
+MODEL = "orchestra"
+"""The model that the service as a whole is."""
+
+KEY_HEADER = "Idempotency-Key"
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class ModelNotFound(NotFound):
+    """No model is called so here."""
+
+    kind, title = "model-not-found", "Model not found"
+
+
+class Model(Struct, frozen=True):
+    """A name that completions may be asked for by; when it was created is not known."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Struct, frozen=True):
+    """All models."""
+
+    object: Literal["list"]
+    data: tuple[Model, ...]
+
+
+DOCUMENTED = (CompletionRequest, ChatCompletion, ChatCompletionChunk, Model, ModelList, ErrorBody)
+_FAILS = (JSON_TYPE, ErrorBody)
+
+
+def add_routes(app: Sanic[Any, Any]) -> None:
+    """Add the routes to `app`."""
+    app.add_route(chat_completions, f"{PREFIX}chat/completions", methods=["POST"])
+    app.add_route(models, f"{PREFIX}models", methods=["GET"])
+    app.add_route(model, f"{PREFIX}models/<name:path>", methods=["GET"], unquote=True)
+
+
+@apidoc.route(ModelList, "The models", fails=_FAILS)
+@openapi.summary("List the models, as OpenAI's API does")
+@openapi.description(
+    f"`{MODEL}` is the service as a whole; the configured provider's model may be asked for by its own name. Either "
+    "way the same turn is taken, with its fallbacks: `x_orchestra` in a completion tells who answered."
+)
+async def models(request: Request) -> HTTPResponse:
+    """List the models."""
+    return json_response(ModelList("list", await _models(request)))
+
+
+@apidoc.route(Model, "The model", fails=_FAILS)
+@openapi.summary("Describe a model, as OpenAI's API does")
+async def model(request: Request, name: str) -> HTTPResponse:
+    """Describe one model."""
+    return json_response(await _model(request, name))
+
+
+@apidoc.route(ChatCompletion, "The whole answer, durable", takes=CompletionRequest, also=EVENT_STREAM, fails=_FAILS)
+@apidoc.parameter(
+    TIMEOUT_HEADER,
+    "How many seconds the caller waits: the turn ends by then, with 504 where it is not done.",
+    location="header",
+    type="number",
+    maximum=TIMEOUT_SECONDS_MAX,
+)
+@apidoc.parameter(
+    KEY_HEADER,
+    "The client's own name of this turn, unique for its user: sent again, the turn is not taken twice.",
+    location="header",
+    type="string",
+    maxLength=limits.ID_CHARS_MAX,
+)
+@openapi.summary("Complete a chat, as OpenAI's API does")
+@openapi.description(
+    "The history comes with the request, the last message being the user's. With `stream`, the answer comes as "
+    "`chat.completion.chunk` events and ends with `data: [DONE]`; one that fails in its middle ends with "
+    '`data: {"error": ...}` instead. Parameters that are not listed are refused where they ask for something that is '
+    "not done here (tools, several answers, other formats than text), and else ignored."
+)
+async def chat_completions(request: Request) -> HTTPResponse | None:
+    """Answer one turn of a client that keeps its own history."""
+    asked = asked_of(decoded(request.body, request.headers.get("content-type"), object))
+    await _model(request, asked.model)
+    turns: LiveTurns = await request.app.ctx.service.container.resolve(LiveTurns)
+    watch = await turns.start(
+        asked.request,
+        key=_key(request),
+        join=asked.stream,
+        grace=False,
+        correlation_id=request.ctx.correlation_id,
+        trace=request.ctx.trace,
+        seconds_max=timeout_seconds(request.headers),
+        given=asked.given,
+    )
+    created = int(request.app.ctx.service.ports.clock.now())
+    if asked.stream:
+        return await _stream(request, watch, CompletionStream(asked, watch.turn_id, created))
+    async with watch:
+        return json_response(completion_of(await watch.reply(), asked, created), NO_STORE)
+
+
+async def _stream(request: Request, watch: Watch, stream: CompletionStream) -> HTTPResponse | None:
+    """Answer `request` with the turn's log; return an error where the turn failed before anything was sent."""
+    response: HTTPResponse | None = None
+    status = ClientGone.status
+    ended = False
+    try:
+        async with watch:
+            while not ended:
+                entry = await _next(watch)
+                said = PING if entry is None else stream.feed(entry.frame)
+                ended = not isinstance(said, bytes) or (entry is not None and entry.ends)
+                if not isinstance(said, bytes):
+                    if response is None:
+                        return error_response(said)
+                    said = error_event(said)
+                if said:
+                    response = response or await _begun(request)
+                    await response.send(said, ended)  # waits while the socket is full
+        status = 200
+        return None
+    finally:
+        if request.ctx.streams:
+            tell_finished(request, status)
+
+
+async def _next(watch: Watch) -> Entry | None:
+    """Return the log's next entry, or None where it is time for a sign of life."""
+    try:
+        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+            return await anext(watch)
+    except TimeoutError:
+        return None
+
+
+async def _begun(request: Request) -> HTTPResponse:
+    """Send status and headers."""
+    request.ctx.streams = True  # its end is told at its end, not when the headers go
+    response: HTTPResponse = await request.respond(headers=STREAM_HEADERS, content_type=EVENT_STREAM)
+    return response
+
+
+def _key(request: Request) -> str | None:
+    """Return the turn's name, apart from those of the native routes.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    key: str | None = request.headers.get(KEY_HEADER)
+    if key is None:
+        return None
+    if not limits.is_id(key):
+        raise InvalidRequest(
+            f"{KEY_HEADER} must be 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', starting with a "
+            "letter or digit: send a new one for each turn, or none",
+            field=KEY_HEADER,
+        )
+    return f"{PREFIX}{key}"
+
+
+async def _models(request: Request) -> tuple[Model, ...]:
+    settings = await request.app.ctx.service.container.resolve(Settings)
+    names = dict.fromkeys((MODEL, settings.provider_model or MODEL))
+    return tuple(Model(name, "model", 0, MODEL) for name in names)
+
+
+async def _model(request: Request, name: str) -> Model:
+    """Return the model of that name.
+
+    Raises
+    ------
+    ModelNotFound
+    """
+    known = await _models(request)
+    for each in known:
+        if each.id == name:
+            return each
+    names = " or ".join(each.id for each in known)
+    raise ModelNotFound(f"there is no model {name[:NAME_CHARS_MAX]!r}: ask for {names}", field="model")
