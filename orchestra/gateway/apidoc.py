@@ -19,10 +19,12 @@ Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, HTTPRespons
 
 
 def route(
-    gives: type,
+    gives: type | None,
     description: str,
     *,
+    status: int = 200,
     takes: type | None = None,
+    takes_as: str = JSON_TYPE,
     also: str | None = None,
     operator: bool = False,
     fails: tuple[str, type] = (CONTENT_TYPE, Problem),
@@ -31,10 +33,14 @@ def route(
 
     Parameters
     ----------
-    gives, takes : type
+    gives, takes : type, optional
         The structs that its answer and its body are.
     description : str
         Of the answer.
+    status : int
+        Of the answer where all goes well.
+    takes_as : str
+        The media type of the body.
     also : str, optional
         Another media type of the answer, for those who ask for it.
     operator : bool
@@ -43,14 +49,15 @@ def route(
         Media type and struct of its errors: problems, but where others than we say what errors look like.
     """
     error_type, error = fails
-    content: dict[str, Any] = {JSON_TYPE: _ref(gives)} | ({also: {"type": "string"}} if also else {})
+    content: dict[str, Any] = {JSON_TYPE: _ref(gives)} if gives else {}
+    content |= {also: {"type": "string"}} if also else {}
 
     def decorate(handler: Handler) -> Handler:
-        openapi.response(200, content, description)(handler)
+        openapi.response(status, content, description)(handler)
         openapi.response("default", {error_type: _ref(error)}, "What went wrong")(handler)
         if operator:
             openapi.secured(OPERATOR)(handler)
-        return openapi.body({JSON_TYPE: {"schema": _ref(takes)}}, required=True)(handler) if takes else handler
+        return openapi.body({takes_as: {"schema": _ref(takes)}}, required=True)(handler) if takes else handler
 
     return decorate
 

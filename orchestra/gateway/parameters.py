@@ -56,6 +56,19 @@ def whole_number(query: Mapping[str, Sequence[str]], name: str, *, default: int,
     )
 
 
+def choice(query: Mapping[str, Sequence[str]], name: str, among: Collection[str]) -> str | None:
+    """Return the query parameter `name`, or None where it is not there.
+
+    Raises
+    ------
+    InvalidRequest
+        It is none of `among`.
+    """
+    if name not in query or query[name][0] in among:
+        return query[name][0] if name in query else None
+    raise InvalidRequest(f"{name} is {_shown(query[name][0])}: send {' or '.join(among)}, or leave it out", field=name)
+
+
 def timeout_seconds(headers: Headers) -> float | None:
     """Return how long the caller waits for its answer, in seconds, or None where it does not say.
 

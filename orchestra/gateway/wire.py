@@ -18,8 +18,8 @@ REASON_CHARS_MAX = 120
 """Of what msgspec says, which may quote a key of the client's of any length."""
 
 
-def decoded(body: bytes, content_type: str | None, into: type[T]) -> T:
-    """Return `body` as a value of type `into`.
+def decoded(body: bytes, content_type: str | None, into: type[T], *, media_type: str = JSON_TYPE) -> T:
+    """Return `body` as a value of type `into`, where it is declared as JSON or as `media_type`.
 
     Raises
     ------
@@ -29,9 +29,9 @@ def decoded(body: bytes, content_type: str | None, into: type[T]) -> T:
         It is not JSON, or not of the type's shape; names the field.
     """
     declared = (content_type or "").partition(";")[0].strip().lower()
-    if declared != JSON_TYPE:
+    if declared not in {JSON_TYPE, media_type}:
         raise UnsupportedMediaType(
-            f"Content-Type is {declared or 'missing'}: send the body as JSON with 'Content-Type: {JSON_TYPE}'"
+            f"Content-Type is {declared or 'missing'}: send the body as JSON with 'Content-Type: {media_type}'"
         )
     try:
         return msgspec.json.decode(body, type=into)
