@@ -12,7 +12,7 @@ Source: OpenAI API reference, "Create chat completion".
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -21,8 +21,6 @@ from orchestra import limits
 from orchestra.errors import InvalidRequest
 from orchestra.gateway.wire import REASON_CHARS_MAX
 from orchestra.model import ChatRequest, Given, Message, Role, Sampling
-
-T = TypeVar("T")
 
 STOPS_MAX = 4
 STOP_CHARS_MAX = 1_000
@@ -104,7 +102,7 @@ class CompletionRequest(Struct, frozen=True):
     """A request to complete a chat, as OpenAI's API says it. The last message is the user's."""
 
     model: str
-    messages: tuple[CompletionMessage, ...]
+    messages: Annotated[tuple[CompletionMessage, ...], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -146,8 +144,10 @@ def asked_of(body: object) -> Asked:
     if not isinstance(body, dict):
         raise InvalidRequest("the body is no JSON object: send one with model and messages")
     _refuse_unsupported(body, "", HONOURED | IGNORED)
-    _check_messages(body.get("messages"))
-    said = _converted(body, CompletionRequest, "")
+    for index, message in enumerate(_objects_of(body.get("messages"))):
+        _refuse_unsupported_message(message, f"messages[{index}]")
+    said = _converted(body)
+    _check_texts(said.messages)
     if said.max_tokens is not None and said.max_completion_tokens is not None:
         raise InvalidRequest("max_tokens is max_completion_tokens: send one of them", field="max_tokens")
     user_id = said.user if said.user is not None and limits.is_id(said.user) else None
@@ -167,37 +167,29 @@ def _refuse_unsupported(value: Mapping[str, Any], place: str, known: frozenset[s
             raise UnsupportedParameter(f"{param} is not supported with this value: leave it out", field=param)
 
 
-def _check_messages(messages: object) -> None:
-    """Check the messages one by one, since msgspec does not tell which of them is wrong."""
-    if not isinstance(messages, list) or not messages:
-        raise InvalidRequest(
-            "messages must be an array of at least one message, the last one the user's", field="messages"
-        )
-    for index, message in enumerate(messages):
-        place = f"messages[{index}]"
-        if isinstance(message, dict):
-            if message.get("role") in ("tool", "function"):
-                raise UnsupportedParameter("tools are not supported: leave their messages out", field=f"{place}.role")
-            _refuse_unsupported(message, f"{place}.", IGNORED_OF_MESSAGES | {"role", "content"})
-            if isinstance(message.get("content"), list):
-                _check_parts(message["content"], f"{place}.content")
-        text = _converted(message, CompletionMessage, place).text
-        if fault := limits.text_fault(text):
-            raise InvalidRequest(f"{place}.content: {fault}", field=f"{place}.content")
-    _check_last(_converted(messages[-1], CompletionMessage, place), place)
-
-
-def _check_parts(parts: list[Any], place: str) -> None:
-    for index, part in enumerate(parts):
-        if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text":
+def _refuse_unsupported_message(message: Mapping[str, Any], place: str) -> None:
+    if message.get("role") in ("tool", "function"):
+        raise UnsupportedParameter("tools are not supported: leave their messages out", field=f"{place}.role")
+    _refuse_unsupported(message, f"{place}.", IGNORED_OF_MESSAGES | {"role", "content"})
+    for index, part in enumerate(_objects_of(message.get("content"))):
+        kind = part.get("type")
+        if isinstance(kind, str) and kind != "text":
             raise UnsupportedParameter(
-                f"content of type {part['type'][:NAME_CHARS_MAX]!r} is not supported: send text only",
-                field=f"{place}[{index}].type",
+                f"content of type {kind[:NAME_CHARS_MAX]!r} is not supported: send text only",
+                field=f"{place}.content[{index}].type",
             )
-        _converted(part, TextPart, f"{place}[{index}]")
 
 
-def _check_last(last: CompletionMessage, place: str) -> None:
+def _objects_of(value: object) -> list[dict[str, Any]]:
+    """Return a list's objects, each in its place; what is none of them is refused with the types."""
+    return [each if isinstance(each, dict) else {} for each in value] if isinstance(value, list) else []
+
+
+def _check_texts(messages: tuple[CompletionMessage, ...]) -> None:
+    for index, message in enumerate(messages):
+        if fault := limits.text_fault(message.text):
+            raise InvalidRequest(f"messages[{index}].content: {fault}", field=f"messages[{index}].content")
+    last, place = messages[-1], f"messages[{len(messages) - 1}]"
     if last.role != "user":
         raise InvalidRequest(f"the last message has the role {last.role}: it must be user", field=f"{place}.role")
     if not last.text.strip():
@@ -251,22 +243,21 @@ def _sampling(said: CompletionRequest) -> Sampling:
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
-def _converted(value: object, into: type[T], place: str) -> T:
-    """Return `value` as `into`.
+def _converted(body: dict[str, Any]) -> CompletionRequest:
+    """Return `body` as a request.
 
     Raises
     ------
     InvalidRequest
-        Names the parameter, from `place` on.
+        Names the parameter.
     """
     try:
-        return msgspec.convert(value, into)
+        return msgspec.convert(body, CompletionRequest)
     except msgspec.ValidationError as error:
         said = str(error)
-        reason, marked, inner = said.rpartition(" - at `$")
-        param = place + inner.removesuffix("`") if marked else place
-        reason = (reason if marked else said)[:REASON_CHARS_MAX]
+        reason, marked, place = said.rpartition(" - at `$")
+        param, reason = (place.removesuffix("`"), reason) if marked else ("", said)
         if missing := _MISSING.match(reason):
             param += f".{missing[1]}"
         param = param.removeprefix(".")
-        raise InvalidRequest(f"{param}: {reason}", field=param) from error
+        raise InvalidRequest(f"{param}: {reason[:REASON_CHARS_MAX]}", field=param) from error

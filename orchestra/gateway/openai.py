@@ -11,6 +11,7 @@ headers wait for the first piece, the first ping or the end, so that what fails 
 
 import asyncio
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
@@ -77,7 +78,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the routes to `app`."""
     app.add_route(chat_completions, f"{PREFIX}chat/completions", methods=["POST"])
     app.add_route(models, f"{PREFIX}models", methods=["GET"])
-    app.add_route(model, f"{PREFIX}models/<name:path>", methods=["GET"], unquote=True)
+    app.add_route(model, f"{PREFIX}models/<name:path>", methods=["GET"])
 
 
 @apidoc.route(ModelList, "The models", fails=_FAILS)
@@ -95,7 +96,7 @@ async def models(request: Request) -> HTTPResponse:
 @openapi.summary("Describe a model, as OpenAI's API does")
 async def model(request: Request, name: str) -> HTTPResponse:
     """Describe one model."""
-    return json_response(await _model(request, name))
+    return json_response(await _model(request, unquote(name)))  # the SDK quotes the slashes of a name
 
 
 @apidoc.route(ChatCompletion, "The whole answer, durable", takes=CompletionRequest, also=EVENT_STREAM, fails=_FAILS)
