@@ -205,6 +205,13 @@ def kinds() -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.kind for each in here))
 
 
+def retry_after_of(error: OrchestraError) -> float | None:
+    """Return after how many seconds a client is told to try again: every 429 and 503 says it."""
+    if error.retry_after_seconds is None and error.status in {429, 503}:
+        return 1.0
+    return error.retry_after_seconds
+
+
 def kind_of(error: BaseException) -> str:
     """Return the stable word that events and metrics call `error` by; a caller that went away is ``cancelled``."""
     if isinstance(error, OrchestraError):

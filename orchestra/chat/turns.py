@@ -26,6 +26,7 @@ from orchestra.errors import (
     TurnCancelled,
     TurnInFlight,
     TurnUnknown,
+    retry_after_of,
     unforeseen,
 )
 from orchestra.frames import DeltaFrame, Done, ErrorFrame, LiveTurnView, LogFrame, Started
@@ -59,11 +60,14 @@ class Watch:
     ----------
     grace : bool
         Whether the turn, once nobody follows it any more, goes on for the grace that clients have to come back.
+    replayed : bool
+        Whether the turn had begun before it was asked for.
     """
 
-    def __init__(self, turn: "_LiveTurn", after: int, *, grace: bool) -> None:
+    def __init__(self, turn: "_LiveTurn", after: int, *, grace: bool, replayed: bool = True) -> None:
         self.turn_id = turn.turn_id
         self.session_id = turn.session_id
+        self.replayed = replayed
         self._turn = turn
         self._next = after
         self._grace = grace
@@ -264,7 +268,7 @@ class LiveTurns:
         self._add(turn, Started(session_id, turn_id, turn.seq + 1, request.message, client_id))
         create = create or request.session_id is None
         turn.task = asyncio.create_task(self._run(turn, create, correlation_id, trace, seconds_max, given))
-        return Watch(turn, 0, grace=grace)
+        return Watch(turn, 0, grace=grace, replayed=False)
 
     async def resume(self, session_id: str, turn_id: str, *, after: int = 0, grace: bool = True) -> Watch:
         """Return a watch of a turn's log from behind number `after`, wherever the turn runs, or how it ended.
@@ -413,7 +417,7 @@ def error_frame(
         seq=seq,
         id=id,
         field=error.field,
-        retry_after_seconds=error.retry_after_seconds,
+        retry_after_seconds=retry_after_of(error),
         correlation_id=correlation_id,
     )
 

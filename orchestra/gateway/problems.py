@@ -17,6 +17,7 @@ from orchestra.errors import (
     OrchestraError,
     Overloaded,
     PayloadTooLarge,
+    retry_after_of,
 )
 from orchestra.frames import ErrorFrame
 
@@ -45,16 +46,9 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: float | None = None
 
 
-def retry_after_of(error: Fault) -> float | None:
-    """Return after how many seconds to try again: every 429 and 503 says it."""
-    if error.retry_after_seconds is None and error.status in {429, 503}:
-        return 1.0
-    return error.retry_after_seconds
-
-
 def problem_of(error: OrchestraError, correlation_id: str) -> Problem:
     """Return `error` as clients see it."""
-    retry_after_seconds = retry_after_of(error)
+    retry_after_seconds = _retry_after(error)
     return Problem(
         type=TYPE_PREFIX + error.kind,
         title=error.title,
@@ -75,11 +69,15 @@ def problem_response(error: OrchestraError, correlation_id: str) -> HTTPResponse
 def headers_of(error: Fault) -> dict[str, str]:
     """Return the headers that belong to the error's status."""
     headers = {}
-    if (seconds := retry_after_of(error)) is not None:
+    if (seconds := _retry_after(error)) is not None:
         headers["Retry-After"] = str(max(1, math.ceil(round(seconds, 3))))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
     return headers
+
+
+def _retry_after(error: Fault) -> float | None:
+    return error.retry_after_seconds if isinstance(error, ErrorFrame) else retry_after_of(error)
 
 
 def translated(error: BaseException) -> OrchestraError | None:
