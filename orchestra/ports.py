@@ -58,7 +58,7 @@ class SessionStore(Protocol):
         ...
 
     async def save(self, session: Session, *, expected: Session | None) -> None:
-        """Store `session` where the one that is stored has `expected`'s version and revision; None: where there is none.
+        """Store `session` where the stored one has `expected`'s version and revision; None: where there is none.
 
         Raises
         ------
@@ -118,9 +118,9 @@ class ConversationStore(Protocol):
         ...
 
     async def set_profile(self, session_id: str, owner: str, profile: Profile, *, revision: int, at: float) -> None:
-        """Make `profile` the session's, durably, where its stored revision is the one before `revision` (1 is the first).
+        """Make `profile` the session's, durably, where the stored one's revision is the one before `revision`.
 
-        The same again succeeds. `at` is the Unix time in seconds of the change.
+        The first has revision 1. The same again succeeds. `at` is the Unix time in seconds of the change.
 
         Raises
         ------

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import simpy
 
 from orchestra.errors import ProviderFailed
-from orchestra.limits import estimated_tokens
+from orchestra.limits import CHARS_PER_TOKEN
 from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
 from sim.faults import Faults
 from sim.journal import ProviderCallEnded, ProviderCallOutlived, ProviderCallStarted, WorldEvent
@@ -42,9 +42,14 @@ class Tokens(NamedTuple):
 
 def tokens_of(prompt: Prompt) -> Tokens:
     """Return what a call without a plan costs: the prompt's estimated tokens, and those of the model's own text."""
-    read = sum(estimated_tokens(message.content) for message in prompt.messages)
-    read += sum(estimated_tokens(memory.text) for memory in prompt.recalled)
-    return Tokens(read, estimated_tokens("".join(_answer(prompt))))
+    read = sum(_tokens(message.content) for message in prompt.messages)
+    read += sum(_tokens(memory.text) for memory in prompt.recalled)
+    return Tokens(read, _tokens("".join(_answer(prompt))))
+
+
+def _tokens(text: str) -> int:
+    """Return what a text costs here: by its length alone, which takes no time and is all that a model of one needs."""
+    return len(text) // CHARS_PER_TOKEN + 1
 
 
 def _answer(prompt: Prompt) -> tuple[str, str]:

@@ -4,18 +4,16 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from orchestra import limits
 from orchestra.adapters.inprocess import InProcessConversations, InProcessMemories, InProcessSessions
 from orchestra.adapters.system import SystemEntropy
-from orchestra.chat.sessions import Sessions, trimmed
+from orchestra.chat.sessions import Sessions
 from orchestra.chat.stores import StoreCalls
 from orchestra.errors import SessionUnknown
 from orchestra.events import Event
-from orchestra.model import Message, Turn
+from orchestra.model import Turn
 
 
 @dataclass
@@ -219,26 +217,3 @@ def test_a_cancelled_waiter_leaves_the_session_free() -> None:
         assert not sessions._locks._users
 
     asyncio.run(story())
-
-
-exchanges = st.lists(st.tuples(st.integers(0, 60_000), st.integers(0, 60_000)), min_size=1, max_size=70)
-
-
-@given(exchanges)
-def test_a_history_is_trimmed_to_its_limits_by_whole_exchanges(sizes: list[tuple[int, int]]) -> None:
-    messages = tuple(
-        Message(role, "x" * size)
-        for exchange in sizes
-        for role, size in zip(("user", "assistant"), exchange, strict=True)
-    )
-    kept = trimmed(messages)
-    assert kept == messages[len(messages) - len(kept) :]
-    assert kept[0].role == "user"
-    assert len(kept) % 2 == 0
-    tokens = sum(limits.estimated_tokens(message.content) for message in kept)
-    within = len(kept) <= limits.SESSION_MESSAGES_MAX and tokens <= limits.SESSION_TOKENS_MAX
-    assert within or len(kept) == 2
-    if len(kept) < len(messages):
-        more = messages[len(messages) - len(kept) - 2 :]
-        more_tokens = sum(limits.estimated_tokens(message.content) for message in more)
-        assert len(more) > limits.SESSION_MESSAGES_MAX or more_tokens > limits.SESSION_TOKENS_MAX
