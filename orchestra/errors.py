@@ -69,6 +69,12 @@ class SessionUnknown(NotFound):
     kind, title = "session-unknown", "Session unknown"
 
 
+class SessionExists(OrchestraError):
+    """A session of this id exists, or did."""
+
+    kind, title, status, close_code = "session-exists", "Session exists", 409, 1008
+
+
 class MethodNotAllowed(OrchestraError):
     """The resource has no such method."""
 

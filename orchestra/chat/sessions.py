@@ -27,7 +27,7 @@ from orchestra.chat.profiles import checked
 from orchestra.chat.stores import StoreCalls
 from orchestra.chat.trimming import counted, room_fault, size_of, with_profile, with_turn
 from orchestra.engines.apology import Apology
-from orchestra.errors import InvalidRequest, SessionUnknown, StaleSession
+from orchestra.errors import InvalidRequest, SessionExists, SessionUnknown, StaleSession
 from orchestra.model import ConversationHead, Profile, Session, Turn
 from orchestra.ports import Clock, ConversationStore, Entropy, MemoryStore, SessionStore
 
@@ -199,21 +199,25 @@ class Sessions:
         """Replace the session's profile by what `change` makes of it, and return how the session stands then.
 
         `change` may be called several times, where others change the profile meanwhile; it may raise an
-        `OrchestraError`. With `create`, a session that does not exist is made.
+        `OrchestraError`. With `create`, the session is made, durably and with its owner, also of an empty profile.
 
         Raises
         ------
+        SessionExists
+            It should be made, and is there.
         InvalidRequest, PayloadTooLarge
             The profile cannot be kept, or pins a turn that there is not or more than fits; names field and cure.
         SessionUnknown, StaleSession, StoreUnavailable
         """
         for _ in range(ATTEMPTS_MAX):
-            head = await self._head(session_id, correlation_id)
-            if head is None and not create:
+            found = await self._head(session_id, correlation_id)
+            if found is None and not create:
                 raise _unknown(session_id)
+            if found is not None and create:
+                raise SessionExists(f"there is a session {session_id!r} already", field="$.session_id")
             now = self._clock.now()
-            owner = _owner(session_id, user_id) if head is None else head.owner
-            head = head or ConversationHead(owner, now, now)
+            owner = _owner(session_id, user_id) if found is None else found.owner
+            head = found or ConversationHead(owner, now, now)
             _owned(Session(session_id, owner, head.version, now, now), user_id)
             profile = checked(change(head.profile))
             pinned = await self._pinned(session_id, profile, correlation_id)
@@ -224,7 +228,7 @@ class Sessions:
                     field="$.pinned",
                 )
             try:
-                if profile != head.profile:
+                if found is None or profile != head.profile:
                     revision = head.revision + 1
                     setting = self._conversations.set_profile(session_id, owner, profile, revision=revision, at=now)
                     await self._told(correlation_id, setting)
