@@ -210,13 +210,19 @@ def test_more_than_a_session_may_hold_is_refused_and_never_cut() -> None:
     error = refusal(body(*[HELLO] * (most + 2)), ContextTooLong)
     assert (error.status, error.kind, error.field) == (400, "context-length-exceeded", "messages")
     assert f"{most + 1} messages, at most {most}" in error.detail
-    four = {"role": "user", "content": "x" * (limits.SESSION_TOKENS_MAX - 4)}  # four of them are the bound exactly
-    assert asked_of(body(*[four] * 4, HELLO))
-    more = {"role": "user", "content": "x" * limits.SESSION_TOKENS_MAX}
-    assert "tokens" in refusal(body(*[four] * 3, more, HELLO), ContextTooLong).detail
-    wide = {"role": "user", "content": "\U0001f30a" * (limits.SESSION_BYTES_MAX // 4)}
-    assert asked_of(body(wide, HELLO))
-    assert "bytes" in refusal(body(wide, {"role": "user", "content": "x"}, HELLO), ContextTooLong).detail
+
+
+@pytest.mark.parametrize(
+    ("bound", "most", "unit"), [("SESSION_TOKENS_MAX", 4, "tokens"), ("SESSION_BYTES_MAX", 16, "bytes")]
+)
+def test_more_text_than_a_session_may_hold_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int, unit: str
+) -> None:
+    history = {"tokens": ["we go to sea"], "bytes": ["w\u00eb go to s\U0001f30a\u00eb"]}[unit]
+    monkeypatch.setattr(limits, bound, most)
+    assert asked_of(body(*({**HELLO, "content": each} for each in history), HELLO))
+    error = refusal(body({**HELLO, "content": history[0] + " x"}, HELLO), ContextTooLong)
+    assert unit in error.detail
 
 
 def test_the_last_message_is_bounded_as_everywhere() -> None:
