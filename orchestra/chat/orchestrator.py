@@ -19,6 +19,7 @@ from orchestra.errors import (
     Maintenance,
     OrchestraError,
     Overloaded,
+    SessionUnknown,
     ShuttingDown,
     kind_of,
     unforeseen,
@@ -253,10 +254,14 @@ class ChatOrchestrator:
 
         A memory that cannot be written degrades the turn; only what one task group starts shares a commit.
         """
-        async with asyncio.TaskGroup() as writes:
-            if progress.has_memory and self._memory.name not in progress.degraded:
-                writes.create_task(self._remember(turn, opened.session.owner, progress))
-            committed = writes.create_task(self._sessions.commit(opened, turn))
+        try:
+            async with asyncio.TaskGroup() as writes:
+                if progress.has_memory and self._memory.name not in progress.degraded:
+                    writes.create_task(self._remember(turn, opened.session.owner, progress))
+                committed = writes.create_task(self._sessions.commit(opened, turn))
+        except* SessionUnknown:  # it was deleted meanwhile, and so goes what memory was told just now
+            await self._sessions.forget([turn.id], progress.correlation_id)
+            raise
         return committed.result()
 
     async def _remember(self, turn: Turn, owner: str, progress: Progress) -> None:

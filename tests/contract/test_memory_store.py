@@ -78,6 +78,20 @@ def test_a_memory_is_kept_once(memories):
     memories.holds(scenario)
 
 
+def test_what_is_forgotten_is_not_recalled(memories):
+    async def scenario(store):
+        for memory_id, owner in (("m1", "user:ada"), ("m2", "user:ada"), ("m3", "user:eve"), ("m4", "user:ada")):
+            await store.remember(memory(memory_id, 0, owner))
+        await store.forget(["m1", "m3", "unknown"])
+        await store.forget([])
+        assert await recalled(store) == ["m2", "m4"]
+        assert await recalled(store, "user:eve") == []
+        await store.remember(memory("m1", 0))
+        assert await recalled(store) == ["m1", "m2", "m4"]
+
+    memories.holds(scenario)
+
+
 @pytest.mark.parametrize("dimensions", [0, 255, 257])
 def test_an_embedding_of_other_dimensions_is_refused_with_the_cure(memories, dimensions):
     embedding = (1.0,) * dimensions

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra import limits
-from orchestra.errors import StaleSession
-from orchestra.model import Message, Session
+from orchestra.errors import SessionUnknown, StaleSession
+from orchestra.model import Message, Profile, Session
 
 FIRST = Session("s1", "user:ada", 1, 1.25, 2.5, (Message("user", "Hello ☎ \U0001f600"), Message("assistant", "Hi\n")))
 SECOND = Session("s1", "user:ada", 2, 1.25, 3.5, (*FIRST.messages, Message("user", "And?"), Message("assistant", ".")))
@@ -138,5 +138,59 @@ def test_expiry_takes_the_oldest_only(sessions):
 def test_it_answers_a_ping(sessions):
     async def scenario(it):
         await it.store.ping()
+
+    sessions.holds(scenario)
+
+
+def test_a_profile_is_kept_with_its_session(sessions):
+    profile = Profile("Be brief.", (1, 2**31 - 1), {"b": "1", "a": "é\n"}, {"title": "☎"})
+    messages = (Message("system", "s", 0), Message("user", "u", 300), Message("assistant", "", 2**31 - 1))
+    full = replace(FIRST, profile=profile, revision=7, tokens=99, messages=messages)
+
+    async def scenario(it):
+        await it.store.save(full, expected=None)
+        loaded = await it.store.load("s1")
+        assert loaded == full
+        assert list(loaded.profile.context) == ["b", "a"]  # in the order that they stand in prompts
+
+    sessions.holds(scenario)
+
+
+def test_a_use_of_the_session_is_saved_over_it(sessions):
+    async def scenario(it):
+        await it.store.save(FIRST, expected=None)
+        await it.elapse(limits.SESSION_TTL_SECONDS - 60)
+        used = replace(FIRST, updated_at=99.0)
+        await it.store.save(used, expected=FIRST)
+        await it.elapse(120)
+        assert await it.store.load("s1") == used
+
+    sessions.holds(scenario)
+
+
+def test_a_deleted_session_is_gone_and_whoever_holds_it_cannot_bring_it_back(sessions):
+    async def scenario(it):
+        await it.store.save(FIRST, expected=None)
+        await it.store.save(replace(FIRST, id="other"), expected=None)
+        await it.store.delete("s1")
+        await it.store.delete("s1")
+        with pytest.raises(SessionUnknown, match="s1"):
+            await it.store.load("s1")
+        for expected in (FIRST, None, replace(FIRST, version=0)):
+            with pytest.raises(StaleSession):
+                await it.store.save(SECOND, expected=expected)
+        assert await it.store.load("other") is not None
+
+    sessions.holds(scenario)
+
+
+def test_that_a_session_was_deleted_is_remembered_for_as_long_as_one_lives(sessions):
+    async def scenario(it):
+        await it.store.delete("s1")
+        await it.elapse(limits.SESSION_TTL_SECONDS - 60)
+        with pytest.raises(SessionUnknown):
+            await it.store.load("s1")
+        await it.elapse(61)
+        assert await it.store.load("s1") is None
 
     sessions.holds(scenario)
