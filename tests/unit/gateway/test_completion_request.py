@@ -213,16 +213,15 @@ def test_more_than_a_session_may_hold_is_refused_and_never_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "most", "unit"), [("SESSION_TOKENS_MAX", 4, "tokens"), ("SESSION_BYTES_MAX", 16, "bytes")]
+    ("unit", "most", "history"), [("tokens", 4, "we go to sea"), ("bytes", 9, "w\u00eb \U0001f30a!")]
 )
 def test_more_text_than_a_session_may_hold_is_refused(
-    monkeypatch: pytest.MonkeyPatch, bound: str, most: int, unit: str
+    monkeypatch: pytest.MonkeyPatch, unit: str, most: int, history: str
 ) -> None:
-    history = {"tokens": ["we go to sea"], "bytes": ["w\u00eb go to s\U0001f30a\u00eb"]}[unit]
-    monkeypatch.setattr(limits, bound, most)
-    assert asked_of(body(*({**HELLO, "content": each} for each in history), HELLO))
-    error = refusal(body({**HELLO, "content": history[0] + " x"}, HELLO), ContextTooLong)
-    assert unit in error.detail
+    monkeypatch.setattr(limits, f"SESSION_{unit.upper()}_MAX", most)
+    assert asked_of(body({**HELLO, "content": history}, HELLO))
+    error = refusal(body({**HELLO, "content": f"{history} x"}, HELLO), ContextTooLong)
+    assert f"{unit}, at most {most}" in error.detail
 
 
 def test_the_last_message_is_bounded_as_everywhere() -> None:
