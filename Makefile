@@ -9,11 +9,14 @@ BIN := .venv/bin
 DEV := .venv/.installed-dev
 RUN := $(if $(wildcard $(DEV)),$(DEV),.venv/.installed-run)
 
+# Tests run in a process for each core; a file's tests stay together, since they may share a service.
+PROCESSES := -n auto --maxprocesses 4 --dist loadfile
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check bench lab chaos load nightly format pictures conformance mutants constraints clean
+.PHONY: browser help demo serve test check bench lab chaos load nightly format pictures conformance mutants constraints clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +27,9 @@ demo: $(RUN) ## rehearse a provider brownout in virtual time, then hold a real c
 serve: $(RUN) ## run the service with its own private PostgreSQL and Redis (or REDIS_URL and DATABASE_URL)
 	@$(BIN)/orchestra serve
 
-test: $(DEV) ## run all tests and measure coverage of orchestra and sim; fails under 90 %
+test: $(DEV) browser ## run all tests and measure coverage of orchestra and sim; fails under 90 %
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest $(PROCESSES)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -53,7 +56,7 @@ load: $(DEV) ## start the service, run Locust against it for 20 s, stop it; the 
 	@$(BIN)/python -m chaos.processes $(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --stop-timeout 5 \
 		--users 10 --spawn-rate 10 --run-time 20s --host {url} $(LOAD)
 
-nightly: $(DEV) ## the tests that take longer than a pull request should wait for
+nightly: $(DEV) browser ## the tests that take longer than a pull request should wait for
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 tests/property
 	$(BIN)/pytest --timeout 0 -m nightly
 
@@ -118,6 +121,12 @@ $(DEV): EXTRAS := dev
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PIP) install -qq --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+# The browser that the page is tested in is the system's: where it is missing and root may, Debian's is installed.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium \
+		>/dev/null; } || echo 'No chromium here: the tests of the page in a browser are left out.' >&2
 
 define require_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -83,6 +83,8 @@ def test_lines_of_other_libraries_take_the_same_form_and_the_requests_correlatio
         except ValueError:
             logging.getLogger("sanic.error").exception("request %s failed", 7)
 
+    for each in [each for each in logging.getLogger().handlers if "LogCapture" in type(each).__name__]:
+        logging.getLogger().removeHandler(each)  # pytest's report of it, sent between processes, would have to be UTF-8
     contextvars.copy_context().run(handle)
     logging.getLogger("asyncio").warning("slow\ncallback")
     first, second = lines(stream)
