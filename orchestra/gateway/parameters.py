@@ -2,12 +2,18 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from orchestra import limits
 from orchestra.errors import InvalidRequest
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 TIMEOUT_SECONDS_MAX = 3600.0
+KEY_HEADER = "Idempotency-Key"
+PLACE_HEADER = "Last-Event-ID"
+PREFER_HEADER = "Prefer"
+NO_RESUME = "no-resume"
+SEQ_MAX = 10**9
 EVENT_STREAM = "text/event-stream"
 SHOWN_CHARS_MAX = 40
 
@@ -88,6 +94,72 @@ def timeout_seconds(headers: Headers) -> float | None:
         "or leave it out",
         field=TIMEOUT_HEADER,
     )
+
+
+class Place(NamedTuple):
+    """A place in a turn's log, behind its entry `seq`: the `id` of a server-sent event."""
+
+    session_id: str
+    turn_id: str
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.session_id}/{self.turn_id}/{self.seq}"
+
+
+def resumed_place(headers: Headers) -> Place | None:
+    """Return the place that a client lost its stream at, or None where it does not say.
+
+    Raises
+    ------
+    InvalidRequest
+        `Last-Event-ID` is not the id of an event.
+    """
+    text = ", ".join(headers.getall(PLACE_HEADER, []))
+    if not text:  # what an `EventSource` without an event has seen
+        return None
+    session_id, _, rest = text.partition("/")
+    turn_id, _, seq = rest.partition("/")
+    if limits.is_id(session_id) and limits.is_id(turn_id) and _WHOLE.fullmatch(seq) and int(seq) <= SEQ_MAX:
+        return Place(session_id, turn_id, int(seq))
+    raise InvalidRequest(
+        f"{PLACE_HEADER} is {_shown(text)}: send the id of the last event that came, or leave it out",
+        field=PLACE_HEADER,
+    )
+
+
+def idempotency_key(headers: Headers) -> str | None:
+    """Return the client's own name of the turn, or None where it gives none; it may stand in quotes.
+
+    Source: draft-ietf-httpapi-idempotency-key-header, in which it is a string of RFC 9651 and so in quotes, which most
+    clients leave out.
+
+    Raises
+    ------
+    InvalidRequest
+        `Idempotency-Key` is no id.
+    """
+    values = headers.getall(KEY_HEADER, [])
+    if not values:
+        return None
+    text = ", ".join(values)
+    key = text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text
+    if limits.is_id(key):
+        return key
+    raise InvalidRequest(
+        f"{KEY_HEADER} is {_shown(text)}: send 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', "
+        "starting with a letter or digit, a new one for each turn, or leave it out",
+        field=KEY_HEADER,
+    )
+
+
+def can_resume(headers: Headers) -> bool:
+    """Tell whether the client may come back to a stream that it lost: unless it says ``Prefer: no-resume``.
+
+    Source: RFC 7240, of which the preference is one of our own.
+    """
+    preferences = ",".join(headers.getall(PREFER_HEADER, [])).lower().split(",")
+    return all(each.partition(";")[0].strip() != NO_RESUME for each in preferences)
 
 
 def wants_events(headers: Headers) -> bool:

@@ -46,7 +46,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: float | None = None
 
 
-def problem_of(error: OrchestraError, correlation_id: str) -> Problem:
+def problem_of(error: Fault, correlation_id: str) -> Problem:
     """Return `error` as clients see it."""
     retry_after_seconds = _retry_after(error)
     return Problem(
@@ -60,7 +60,7 @@ def problem_of(error: OrchestraError, correlation_id: str) -> Problem:
     )
 
 
-def problem_response(error: OrchestraError, correlation_id: str) -> HTTPResponse:
+def problem_response(error: Fault, correlation_id: str) -> HTTPResponse:
     """Return `error` as a response, with the headers that belong to its status."""
     problem = problem_of(error, correlation_id)
     return HTTPResponse(msgspec.json.encode(problem), error.status, headers_of(error), CONTENT_TYPE)

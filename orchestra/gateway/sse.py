@@ -1,105 +1,128 @@
-"""A turn's answer as server-sent events, piece by piece as it comes.
+"""A turn's log as server-sent events: the frames of `orchestra.frames` as they come, to whoever follows it.
 
-    event: delta   data: {"text": "..."}     a piece of the answer, in order
-    event: done    data: a `ChatReply`       the turn is durable; the last event
-    event: error   data: a `Problem`         the turn failed; the last event
-    : keep-alive                             nothing for `KEEP_ALIVE_SECONDS`, which balancers would cut
+    event: started   the turn begins: text that came before of the same turn is void
+    event: delta     a piece of the answer, in order
+    event: done      the turn is durable, and this is the whole reply; the last event
+    event: error     the turn failed; the last event
+    : keep-alive     nothing for `KEEP_ALIVE_SECONDS`, which balancers would cut
+
+Every event has an `id`, ``<session_id>/<turn_id>/<seq>``, which is where a client that lost its connection resumes.
 
 Status and headers wait for the first piece, the first keep-alive or the turn's end, whichever comes first: a turn that
 is refused is an ordinary problem, and one that is answered whole, as where the level allows no streaming, is ordinary
-JSON. A stream that ends with neither `done` nor `error` was cut off, and the turn may be durable or not.
+JSON. Who resumes is in a stream already: whatever comes is an event. A stream that ends with neither `done` nor `error`
+was cut off, and the turn goes on for the grace that its client has to resume.
+
+Nothing is queued for a slow reader: it reads the log when it can. One that takes nothing for Sanic's RESPONSE_TIMEOUT
+is let go.
 
 Source: WHATWG HTML, section 9.2; the held headers and the early pings are those of LiteLLM and Bifrost, learnt from
 streams that proxies cut and from SDKs that took a cut one for a finished answer.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 
-import msgspec
 from sanic import HTTPResponse, Request
+from sanic.response import empty
 
-from orchestra.chat.orchestrator import Sink
-from orchestra.gateway.parameters import EVENT_STREAM
-from orchestra.gateway.passage import error_of, tell_finished
-from orchestra.gateway.problems import ClientGone, problem_of
+from orchestra.chat.turns import Entry, Watch
+from orchestra.frames import Done, ErrorFrame, Started
+from orchestra.gateway.parameters import EVENT_STREAM, Place
+from orchestra.gateway.passage import tell_finished
+from orchestra.gateway.problems import ClientGone, problem_response
 from orchestra.gateway.wire import NO_STORE, json_response
-from orchestra.model import ChatReply
 
 KEEP_ALIVE_SECONDS = 15.0
-PIECES_WAITING_MAX = 64
-"""How far a turn may be ahead of a slow reader; then the turn waits."""
-
+KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = {**NO_STORE, "X-Accel-Buffering": "no"}
 
-Turn = Callable[[Sink], Awaitable[ChatReply]]
-_Item = str | ChatReply | Exception | None
-"""A piece, how the turn ended, or None: nothing yet."""
 
+async def answer(
+    request: Request, watch: Watch, headers: Mapping[str, str], *, resumed: bool = False
+) -> HTTPResponse | None:
+    """Answer `request` with the log that `watch` follows.
 
-async def answer(request: Request, turn: Turn) -> HTTPResponse | None:
-    """Run `turn`, and answer `request` with what it gives its sink; a client that goes away cancels it.
+    Parameters
+    ----------
+    headers : mapping of str to str
+        What the answer says besides those of its own form.
+    resumed : bool
+        Whether the client has an earlier part of the stream: then nothing but events is of use to it.
 
     Returns
     -------
     HTTPResponse or None
-        The whole reply where the turn ended before a piece came; None where the answer was streamed.
+        The whole reply, or a problem, where the turn ended before a piece came; None where the answer was streamed.
+        204, at which an `EventSource` stops to ask, where nothing comes any more.
     """
-    items: asyncio.Queue[_Item] = asyncio.Queue(PIECES_WAITING_MAX)
-    running = asyncio.create_task(_run(turn, items))
     status = ClientGone.status
     try:
-        first = await _next(items)
-        if isinstance(first, Exception):
-            raise first
-        if isinstance(first, ChatReply):
-            return json_response(first, NO_STORE)
-        await _stream(request, first, items)
-        status = 200
+        async with watch:
+            held, entry = (b"", await _next(watch)) if resumed else await _begin(watch)
+            if isinstance(entry, _End):
+                return empty(204, dict(headers))
+            if entry is not None and entry.ends and not resumed:
+                return _whole(request, entry, headers)
+            await _stream(request, watch, headers, held, entry)
+            status = 200
         return None
     finally:
-        running.cancel()
-        await asyncio.wait((running,))  # when the request is over, so are its calls
         if request.ctx.streams:
             tell_finished(request, status)
 
 
-async def _run(turn: Turn, items: asyncio.Queue[_Item]) -> None:
-    """Run the turn; its last item is how it ended."""
-    try:
-        ended: _Item = await turn(items.put)
-    except Exception as error:
-        ended = error
-    await items.put(ended)
+class _End:
+    """There is no more."""
 
 
-async def _next(items: asyncio.Queue[_Item]) -> _Item:
+_END = _End()
+
+
+async def _next(watch: Watch) -> Entry | _End | None:
+    """Return the log's next entry, or None where it is time for a sign of life."""
     try:
         async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-            return await items.get()
+            return await anext(watch, _END)
     except TimeoutError:
         return None
 
 
-async def _stream(request: Request, item: _Item, items: asyncio.Queue[_Item]) -> None:
-    """Send `item` and all that follow."""
+async def _begin(watch: Watch) -> tuple[bytes, Entry | _End | None]:
+    """Return the first entry that tells more than that the turn began, and the events before it."""
+    held = b""
+    entry = await _next(watch)
+    while isinstance(entry, Entry) and isinstance(entry.frame, Started):
+        held += event(watch, entry)
+        entry = await _next(watch)
+    return held, entry
+
+
+def _whole(request: Request, entry: Entry, headers: Mapping[str, str]) -> HTTPResponse:
+    """Return an answer that ended before a piece of it came."""
+    if isinstance(entry.frame, Done):
+        return json_response(entry.frame.reply, {**NO_STORE, **headers})
+    assert isinstance(entry.frame, ErrorFrame)
+    return problem_response(entry.frame, request.ctx.correlation_id)
+
+
+async def _stream(
+    request: Request, watch: Watch, headers: Mapping[str, str], held: bytes, entry: Entry | _End | None
+) -> None:
+    """Send what was held, `entry`, and all that follow."""
     request.ctx.streams = True  # its end is told at its end, not when the headers go
-    response = await request.respond(headers=HEADERS, content_type=EVENT_STREAM)
-    while not isinstance(item, ChatReply | Exception):
-        await response.send(_event(request, item))  # waits while the socket is full
-        item = await _next(items)
-    await response.send(_event(request, item), True)
+    response = await request.respond(headers={**HEADERS, **headers}, content_type=EVENT_STREAM)
+    while entry is None or (isinstance(entry, Entry) and not entry.ends):
+        said = KEEP_ALIVE if entry is None else event(watch, entry)
+        await response.send(held + said)  # waits while the socket is full
+        held = b""
+        entry = await _next(watch)
+    await response.send(event(watch, entry) if isinstance(entry, Entry) else b"", True)
 
 
-def _event(request: Request, item: _Item) -> bytes:
-    match item:
-        case None:
-            return b": keep-alive\n\n"
-        case str():
-            name, data = b"delta", msgspec.json.encode({"text": item})
-        case ChatReply():
-            name, data = b"done", msgspec.json.encode(item)
-        case _:
-            problem = problem_of(error_of(request, item), request.ctx.correlation_id)
-            name, data = b"error", msgspec.json.encode(problem)
-    return b"event: %b\ndata: %b\n\n" % (name, data)
+def event(watch: Watch, entry: Entry) -> bytes:
+    """Return `entry` of the log that `watch` follows as an event."""
+    frame = entry.frame
+    place = str(Place(watch.session_id, watch.turn_id, frame.seq or 0))
+    name = type(frame).__struct_config__.tag
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (str(name).encode(), place.encode(), entry.data)

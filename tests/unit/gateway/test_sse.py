@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestra.chat.orchestrator import ChatOrchestrator
 from orchestra.errors import ProviderFailed
 from orchestra.events import RequestFinished, TurnFinished, UnexpectedError
-from orchestra.gateway import sse
 from orchestra.gateway.sse import KEEP_ALIVE_SECONDS
 from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
 from orchestra.resilience.degradation import Degradation, Level
@@ -46,8 +44,12 @@ def events(answer: Response) -> list[tuple[float, str, Any]]:
             if block.startswith(":"):
                 found.append((round(at, 1), block, None))
                 continue
-            name, data = block.split("\n")
-            found.append((round(at, 1), name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+            name, place, data = block.split("\n")
+            frame = json.loads(data.removeprefix("data: "))
+            assert name == f"event: {frame['type']}"
+            assert place.rpartition("/")[2] == str(frame["seq"])
+            assert place.split("/")[1] == frame["turn_id"]
+            found.append((round(at, 1), frame["type"], frame))
     return found
 
 
@@ -61,9 +63,25 @@ def test_each_piece_comes_as_it_is_said_and_the_reply_last(visit: Any) -> None:
         assert answer.header("X-Request-ID") == "mine"
         assert answer.header("traceparent")
         assert answer.complete
-        *pieces, (_, last, reply) = events(answer)
-        assert pieces == [(1.0, "delta", {"text": "Good\nday"}), (3.0, "delta", {"text": " to you, Zoë"})]
+        (_, _, started), *pieces, (_, last, done) = events(answer)
+        session_id, turn_id = started["session_id"], started["turn_id"]
+        assert started == {
+            "type": "started",
+            "session_id": session_id,
+            "turn_id": turn_id,
+            "seq": 1,
+            "message": "hello",
+            "client_id": "",
+        }
+        assert pieces == [
+            (1.0, "delta", {"type": "delta", "turn_id": turn_id, "seq": 2, "text": "Good\nday"}),
+            (3.0, "delta", {"type": "delta", "turn_id": turn_id, "seq": 3, "text": " to you, Zoë"}),
+        ]
+        places = [line for line in answer.text.split("\n") if line.startswith("id: ")]
+        assert places == [f"id: {session_id}/{turn_id}/{seq}" for seq in (1, 2, 3, 4)]
         assert last == "done"
+        reply = done["reply"]
+        assert (reply["session_id"], reply["turn_id"]) == (session_id, turn_id)
         assert reply["reply"] == "Good\nday to you, Zoë"
         assert (reply["correlation_id"], reply["degraded"], reply["usage"]["prompt_tokens"]) == ("mine", [], 3)
         (turn,) = await client.service.ports.conversations.turns(reply["session_id"])
@@ -78,7 +96,7 @@ def test_each_piece_comes_as_it_is_said_and_the_reply_last(visit: Any) -> None:
 def test_a_header_asks_for_a_stream_too(visit: Any) -> None:
     async def story(client: Any) -> None:
         answer = await client.ask("POST", CHAT, {"message": "hello"}, Accept="text/event-stream")
-        assert [name for _, name, _ in events(answer)] == ["delta", "done"]
+        assert [name for _, name, _ in events(answer)] == ["started", "delta", "done"]
         plain = await client.ask("POST", CHAT, {"message": "hello"}, Accept="*/*")
         assert plain.header("Content-Type") == "application/json"
         assert json.loads(plain.body)["reply"] == "hi"
@@ -99,6 +117,7 @@ def test_a_silent_turn_is_kept_alive_before_and_between_its_pieces(visit: Any) -
         )
         told = events(answer)
         assert [(at, name) for at, name, _ in told] == [
+            (15.0, "started"),
             (15.0, ": keep-alive"),
             (18.0, "delta"),
             (33.0, ": keep-alive"),
@@ -129,30 +148,24 @@ def test_an_error_after_it_is_the_last_event(visit: Any) -> None:
         answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, X_Request_ID="mine")
         assert answer.status == 200
         assert answer.complete
-        (_, first, _), (_, last, problem) = events(answer)
+        _, (_, first, _), (_, last, error) = events(answer)
         assert (first, last) == ("delta", "error")
-        assert problem["type"] == "urn:ai-orchestra:problem:provider-failed"
-        assert (problem["status"], problem["correlation_id"]) == (502, "mine")
+        assert (error["kind"], error["status"]) == ("provider-failed", 502)
+        assert (error["retryable"], error["correlation_id"]) == (True, "mine")
 
     visit(story, script("half an", 1.0, ProviderFailed("it broke")), **ONCE)
 
 
-def test_a_defect_is_told_to_the_log_and_not_to_the_client(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_is_told_to_the_log_and_not_to_the_client(visit: Any) -> None:
     async def story(client: Any) -> None:
-        async def defect(*_: Any, sink: Any, **__: Any) -> None:
-            await sink("half an")
-            raise LookupError("a secret")
-
-        orchestrator = await client.resolve(ChatOrchestrator)
-        monkeypatch.setattr(orchestrator, "handle_chat", defect)
         answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
-        (_, _, _), (_, last, problem) = events(answer)
-        assert (last, problem["status"]) == ("error", 500)
+        _, _, (_, last, error) = events(answer)
+        assert (last, error["status"], error["kind"]) == ("error", 500, "internal")
         assert "secret" not in answer.text
         (told,) = client.told(UnexpectedError)
         assert "a secret" in told.traceback
 
-    visit(story, script("hi"))
+    visit(story, script("half an", LookupError("a secret")), **ONCE)
 
 
 def test_where_the_level_allows_no_streaming_the_answer_is_whole(visit: Any) -> None:
@@ -174,8 +187,8 @@ def test_whole_after_a_keep_alive_is_the_done_event(visit: Any) -> None:
         (await client.resolve(Degradation)).latch(Level.ESSENTIAL, "test")
         answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
         told = events(answer)
-        assert [(at, name) for at, name, _ in told] == [(15.0, ": keep-alive"), (16.0, "done")]
-        assert told[-1][2]["degraded"].count("streaming") == 1
+        assert [(at, name) for at, name, _ in told] == [(15.0, "started"), (15.0, ": keep-alive"), (16.0, "done")]
+        assert told[-1][2]["reply"]["degraded"].count("streaming") == 1
 
     visit(story, script(16.0, "good day"))
 
@@ -193,12 +206,13 @@ def test_maintenance_is_a_plain_503(visit: Any) -> None:
     visit(story, script("hi"))
 
 
-@pytest.mark.parametrize("leaves_after", [0.5, 1.5, 16.0], ids=["before the first piece", "mid-stream", "kept alive"])
-def test_a_client_that_goes_away_ends_the_turn_and_the_providers_call(visit: Any, leaves_after: float) -> None:
+LEAVES = pytest.mark.parametrize("after", [0.5, 1.5, 16.5], ids=["before the first piece", "mid-stream", "kept alive"])
+
+
+@LEAVES
+def test_a_client_that_cannot_resume_ends_the_turn_and_the_providers_call(visit: Any, after: float) -> None:
     async def story(client: Any) -> None:
-        body = b'{"message": "hello", "stream": true}'
-        headers = {"Content-Type": "application/json"}
-        answer = await call(client.app, "POST", CHAT, headers, body, disconnect_after_s=leaves_after)
+        answer = await leaving(client, after, Prefer="respond-async, No-Resume; x=1")
         assert not answer.complete
         await asyncio.sleep(0.1)
         assert client.provider.running == 0
@@ -208,13 +222,34 @@ def test_a_client_that_goes_away_ends_the_turn_and_the_providers_call(visit: Any
         told = [type(event) for event in client.events if isinstance(event, TurnFinished | RequestFinished)]
         assert told[0] is TurnFinished  # the request is only over with its turn
         statuses = [each.status for each in client.told(RequestFinished)]
-        assert statuses == ([] if leaves_after < 1.0 else [499])  # Sanic's own server answers for the first case
+        assert statuses == ([] if after < 1.0 else [499])  # Sanic's own server answers for the first case
+        assert answer.header("Preference-Applied") == (None if after < 1.0 else "no-resume")
 
     visit(story, script(1.0, "one", 19.0, "two", 19.0))
 
 
-def test_a_reader_that_lags_holds_the_turn_back(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many pieces wait as the bound says, then the provider is not read on; and all of them come in order."""
+@LEAVES
+@pytest.mark.parametrize("grace", [10.0, 2.0, 0.0])
+def test_a_client_that_does_not_come_back_ends_the_turn_after_its_grace(visit: Any, after: float, grace: float) -> None:
+    """To the moment: the provider's call stands until the grace is over, and is closed then."""
+
+    async def story(client: Any) -> None:
+        await leaving(client, after)
+        if grace:
+            await asyncio.sleep(grace - 0.01)
+            assert client.provider.running == 1
+        await asyncio.sleep(0.02)
+        assert client.provider.running == 0
+        (finished,) = client.told(TurnFinished)
+        assert (finished.outcome, finished.error) == ("failed", "cancelled")
+        assert client.told(UnexpectedError) == []
+
+    slow = {"attempt": {"first_seconds_max": 60, "between_seconds_max": 60, "total_seconds_max": 60}}
+    visit(story, script(1.0, "one", 19.0, "two", 19.0, "three"), guards={"unified": slow}, resume_grace_seconds=grace)
+
+
+def test_a_reader_that_lags_costs_no_more_than_the_log(visit: Any) -> None:
+    """The turn goes on to its end without it, and all pieces come in order once it reads."""
 
     async def story(client: Any) -> None:
         gate = asyncio.Event()
@@ -244,14 +279,21 @@ def test_a_reader_that_lags_holds_the_turn_back(visit: Any, monkeypatch: pytest.
         }
         task = asyncio.ensure_future(client.app(scope, receive, send))
         await asyncio.sleep(10)
-        assert client.provider.said == 2 + 4  # one with the socket, one that cannot be put, and the waiting
+        assert len(client.told(TurnFinished)) == 1
+        assert received == b""
         gate.set()
         await task
         texts = [json.loads(line[6:]).get("text") for line in received.decode().splitlines() if line[:5] == "data:"]
-        assert texts == [str(number) for number in range(50)] + [None]
+        assert texts == [None, *(str(number) for number in range(50)), None]
 
-    monkeypatch.setattr(sse, "PIECES_WAITING_MAX", 4)
     visit(story, script(*(str(number) for number in range(50))))
+
+
+async def leaving(client: Any, after: float, **headers: str) -> Response:
+    """Ask for a stream, and go away after so many seconds."""
+    sent = {"Content-Type": "application/json", **headers}
+    body = b'{"message": "hello", "stream": true}'
+    return await call(client.app, "POST", CHAT, sent, body, disconnect_after_s=after)
 
 
 def test_a_callers_time_is_the_turns_deadline(visit: Any) -> None:
@@ -262,7 +304,7 @@ def test_a_callers_time_is_the_turns_deadline(visit: Any) -> None:
         enough = await client.ask("POST", CHAT, {"message": "hello"}, X_Request_Timeout="3.5")
         assert enough.status == 200
         streamed = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, X_Request_Timeout="2.5")
-        assert [name for _, name, _ in events(streamed)] == ["delta", "error"]
+        assert [name for _, name, _ in events(streamed)] == ["started", "delta", "error"]
         assert events(streamed)[-1][2]["status"] == 504
 
     visit(story, script(1.0, "a", 2.0, "b"), **ONCE)
