@@ -5,10 +5,13 @@ import contextlib
 import os
 import signal
 from pathlib import Path
+from random import Random
 
 import msgspec
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from orchestra import limits
@@ -45,19 +48,50 @@ def test_a_record_lives_as_long_as_a_session_may(redis_url):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        b"",
-        b"\x01",
-        b"\x01\x00\x00\x00\x00\x00\x00\x00\x01",
-        b"\x01\x00\x00\x00\x00\x00\x00\x00\x01\x80",
-        b"\xff" + (1).to_bytes(8) + msgspec.msgpack.encode(FIRST),
-        b"\x01" + (1).to_bytes(8) + msgspec.msgpack.encode(FIRST)[:-1],
-        b"\x01" + (1).to_bytes(8) + msgspec.msgpack.encode(msgspec.structs.replace(FIRST, id="s2")),
-        b'{"id": "s1"}',
-    ],
+# Written by the version before schema 2, of a session of two turns.
+SCHEMA_1 = bytes.fromhex(
+    "01000000000000000286a26964a27331a56f776e6572a8757365723a616461a776657273696f6e02aa637265617465645f6174cb3ff0000000"
+    "000000aa757064617465645f6174cb4008000000000000a86d657373616765739482a4726f6c65a475736572a7636f6e74656e74a848656c6c"
+    "6f20c3a982a4726f6c65a9617373697374616e74a7636f6e74656e74a2486982a4726f6c65a475736572a7636f6e74656e74a44d6f726582a4"
+    "726f6c65a9617373697374616e74a7636f6e74656e74a3596573"
 )
+
+
+def record(session: Session, **changes) -> bytes:
+    """A record of `session`, whose wire form is changed."""
+    whole = adapter._record(session)
+    wire = msgspec.msgpack.decode(whole[17:], type=adapter._Wire)
+    return whole[:17] + msgspec.msgpack.encode(msgspec.structs.replace(wire, **changes))
+
+
+UNREADABLE = {
+    "empty": b"",
+    "one byte": b"\x02",
+    "head only": adapter._record(FIRST)[:17],
+    "truncated": adapter._record(FIRST)[:-1],
+    "half": adapter._record(FIRST)[:40],
+    "longer": adapter._record(FIRST) + b"\x00",
+    "no array": adapter._record(FIRST)[:17] + b"\x80",
+    "unknown schema": b"\xff" + adapter._record(FIRST)[1:],
+    "another session's": adapter._record(msgspec.structs.replace(FIRST, id="s2")),
+    "another version in its head": record(FIRST, version=2),
+    "another revision in its head": record(FIRST, revision=1),
+    "negative version": record(FIRST, version=-1),
+    "a role less": record(FIRST, roles="u"),
+    "unknown role": record(FIRST, roles="ux"),
+    "wrong types": adapter._record(FIRST)[:17] + msgspec.msgpack.encode(["s1", 2, 1, 0, 1.0, 2.0, 0, [], "", [], []]),
+    "deep": adapter._record(FIRST)[:17] + b"\x9c" * 100_000,
+    "no UTF-8": adapter._record(FIRST).replace(b"Hello", b"\xff\xfe\xfd\xfc\xfb"),
+    "random": bytes(Random(7).randbytes(500)),
+    "JSON": b'{"id": "s1"}',
+    "schema 1, head only": b"\x01" + (1).to_bytes(8),
+    "schema 1, truncated": SCHEMA_1[:-1],
+    "schema 1, another version": SCHEMA_1[:8] + b"\x03" + SCHEMA_1[9:],
+    "schema 1, negative version": b"\x01" + SCHEMA_1[1:].replace(b"version\x02", b"version\xff"),
+}
+
+
+@pytest.mark.parametrize("record", UNREADABLE.values(), ids=UNREADABLE)
 def test_an_unreadable_record_is_set_aside_and_reported(redis_url, record):
     async def scenario():
         events = []
@@ -78,13 +112,72 @@ def test_an_unreadable_record_is_set_aside_and_reported(redis_url, record):
     asyncio.run(scenario())
 
 
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_no_bytes_are_read_but_as_a_session_or_an_error(noise, at):
+    """What may stand in Redis: anything, also in the middle of a good record."""
+    good = adapter._record(SECOND)
+    for bytes_ in (noise, good[:at] + noise, good[:at] + noise + good[at:], b"\x02" + noise, b"\x01" + noise):
+        with contextlib.suppress(ValueError, RecursionError):
+            assert isinstance(adapter._session(bytes_, "s1"), Session)
+
+
 def test_a_record_that_a_newer_writer_adds_fields_to_is_read(redis_url):
     async def scenario():
         async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
-            newer = msgspec.to_builtins(FIRST) | {"mood": "sunny"}
-            await redis.set(KEY, b"\x01" + (1).to_bytes(8) + msgspec.msgpack.encode(newer))
+            whole = adapter._record(FIRST)
+            newer = [*msgspec.msgpack.decode(whole[17:]), {"mood": "sunny"}]
+            await redis.set(KEY, whole[:17] + msgspec.msgpack.encode(newer))
             assert await sessions.load("s1") == FIRST
             await sessions.save(SECOND, expected=FIRST)
+
+    asyncio.run(scenario())
+
+
+def test_a_record_of_schema_1_is_read_and_replaced(redis_url):
+    messages = (
+        Message("user", "Hello é"),
+        Message("assistant", "Hi"),
+        Message("user", "More"),
+        Message("assistant", "Yes"),
+    )
+    old = Session("s1", "user:ada", 2, 1.0, 3.0, messages)
+
+    async def scenario():
+        events = []
+        async with connected(redis_url, events.append) as sessions, Redis.from_url(redis_url) as redis:
+            await redis.set(KEY, SCHEMA_1)
+            assert await sessions.load("s1") == old
+            for expected in (FIRST, None, msgspec.structs.replace(old, revision=1)):
+                with pytest.raises(StaleSession):
+                    await sessions.save(SECOND, expected=expected)
+            assert await redis.get(KEY) == SCHEMA_1
+            third = msgspec.structs.replace(old, version=3)
+            await sessions.save(third, expected=old)
+            assert (await redis.get(KEY))[0] == adapter.SCHEMA == 2
+            assert await sessions.load("s1") == third
+            assert events == []
+
+    asyncio.run(scenario())
+
+
+def test_a_record_is_compact():
+    """100 messages of 100 characters: what is not text takes 5 bytes a message, 30 in schema 1."""
+    messages = tuple(Message(role, "x" * 100, turn) for turn in range(1, 51) for role in ("user", "assistant"))
+    session = Session("s" * 32, "user:ada", 50, 1.0, 2.0, messages)
+    assert len(adapter._record(session)) <= 10_000 + 5 * 100
+    assert len(msgspec.msgpack.encode(session)) >= 10_000 + 30 * 100
+
+
+def test_what_is_left_of_a_deleted_session_is_a_mark_that_goes_after_a_day(redis_url):
+    async def scenario():
+        async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
+            await redis.set(KEY, b"corrupt")
+            assert await sessions.load("s1") is None
+            await sessions.save(FIRST, expected=None)
+            await sessions.delete("s1")
+            assert await redis.keys() == [KEY.encode()]
+            assert await redis.get(KEY) == b"\0"
+            assert limits.SESSION_TTL_SECONDS - 60 < await redis.ttl(KEY) <= limits.SESSION_TTL_SECONDS
 
     asyncio.run(scenario())
 
