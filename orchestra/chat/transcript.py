@@ -54,8 +54,8 @@ class Format(NamedTuple):
 
     Parameters
     ----------
-    media_type, suffix : str
-        Of the whole document, and of a file's name.
+    content_type, suffix : str
+        Of the whole document, with its charset (of which JSON has none: RFC 8259, section 11), and of a file's name.
     begin, end : callable
         What comes before and after the turns of a transcript, whose own `turns` are not looked at.
     turn : callable
@@ -64,12 +64,17 @@ class Format(NamedTuple):
         What stands between two turns.
     """
 
-    media_type: str
+    content_type: str
     suffix: str
     begin: Callable[[Transcript], bytes]
     turn: Callable[[Turn], bytes]
     between: bytes
     end: Callable[[Transcript], bytes]
+
+    @property
+    def media_type(self) -> str:
+        """The content type without parameters."""
+        return self.content_type.partition(";")[0]
 
 
 def _json_begin(transcript: Transcript) -> bytes:
@@ -119,7 +124,7 @@ def _markdown_end(transcript: Transcript) -> bytes:
 
 
 JSON = Format("application/json", "json", _json_begin, msgspec.json.encode, b",", _json_end)
-MARKDOWN = Format("text/markdown", "md", _markdown_begin, _markdown_turn, b"", _markdown_end)
+MARKDOWN = Format("text/markdown; charset=UTF-8", "md", _markdown_begin, _markdown_turn, b"", _markdown_end)
 FORMATS = {"json": JSON, "markdown": MARKDOWN}
 
 

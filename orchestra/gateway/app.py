@@ -19,7 +19,7 @@ from orchestra import limits
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.events import Lifecycle
-from orchestra.gateway import apidoc, history, http, openai, operators, probes, status
+from orchestra.gateway import apidoc, export, http, openai, operators, probes, sessions, status
 from orchestra.gateway.openai_errors import error_response
 from orchestra.gateway.passage import error_of, identify, tell_finished
 from orchestra.gateway.problems import problem_response
@@ -36,7 +36,7 @@ class Service:
     metrics_page: Callable[[], bytes]
 
 
-DOORS = (http, openai, history, status, operators)
+DOORS = (http, openai, sessions, export, status, operators)
 """Where users and operators come in, as the OpenAPI document describes them."""
 
 App = Sanic[Config, SimpleNamespace]

@@ -1,18 +1,11 @@
-"""What a conversation has said so far, page by page. Nothing here takes a turn, so MAINTENANCE lets it be."""
+"""Reading what a conversation has said, a few turns at a time. Nothing here takes a turn, so MAINTENANCE lets it be."""
 
-from typing import Any
-
-from msgspec import Struct
-from sanic import HTTPResponse, Request, Sanic
-from sanic_ext import openapi
+from dataclasses import dataclass
 
 from orchestra.chat.stores import StoreCalls
 from orchestra.errors import SessionUnknown
-from orchestra.gateway import apidoc
-from orchestra.gateway.parameters import refuse_unknown, whole_number
-from orchestra.gateway.wire import NO_STORE, json_response
-from orchestra.model import Turn
-from orchestra.ports import ConversationStore, Ports
+from orchestra.model import ConversationHead, Turn
+from orchestra.ports import ConversationStore
 from orchestra.security.validation import validate_id
 
 TURNS_MAX = 100
@@ -23,50 +16,22 @@ PAGE_CHARS_MAX = 2_000_000
 READ_AT_ONCE = 20
 
 
-class History(Struct, frozen=True):
+@dataclass(frozen=True)
+class Page:
     """Turns of one conversation, lowest number first.
 
     Parameters
     ----------
-    session_id : str
     turns : tuple of Turn
     next_after : int or None
-        The `after` that brings the next page; None where this is the last one.
+        The `after` that brings what follows; None where nothing does.
+    next_before : int or None
+        The `before` that brings what precedes; None where nothing does.
     """
 
-    session_id: str
     turns: tuple[Turn, ...]
     next_after: int | None
-
-
-DOCUMENTED = (History,)
-
-
-def add_routes(app: Sanic[Any, Any]) -> None:
-    """Add the route to `app`."""
-    app.add_route(history, "/chat/v2/sessions/<session_id:str>", methods=["GET"])
-
-
-@apidoc.route(History, "A page of the conversation")
-@apidoc.parameter("limit", "How many at most.", type="integer", minimum=1, maximum=TURNS_MAX, default=TURNS_MAX)
-@apidoc.parameter("after", "Above which number.", type="integer", minimum=0, maximum=TURN_NUMBER_MAX, default=0)
-@openapi.summary("Read a conversation")
-@openapi.description(
-    "The turns numbered above `after`, lowest first, at most `limit`, fewer where they are long; `next_after` brings "
-    "the next page. Every acknowledged turn is here, also those of a session that is too old to be continued, and also "
-    "while the service takes no new turns (MAINTENANCE)."
-)
-async def history(request: Request, session_id: str) -> HTTPResponse:
-    """Return a page of the session's turns."""
-    validate_id("session_id", session_id, "send one that a reply named")
-    query = request.get_args(keep_blank_values=True)
-    refuse_unknown(query, ("after", "limit"))
-    after = whole_number(query, "after", default=0, least=0, most=TURN_NUMBER_MAX)
-    limit = whole_number(query, "limit", default=TURNS_MAX, least=1, most=TURNS_MAX)
-    ports: Ports = request.app.ctx.service.ports
-    calls: StoreCalls = await request.app.ctx.service.container.resolve(StoreCalls)
-    reading = Reading(ports.conversations, calls, request.ctx.correlation_id)
-    return json_response(await reading.page(session_id, after, limit), NO_STORE)
+    next_before: int | None
 
 
 class Reading:
@@ -77,37 +42,93 @@ class Reading:
         self._calls = calls
         self._correlation_id = correlation_id
 
-    async def page(self, session_id: str, after: int, limit: int) -> History:
-        """Return at most `limit` turns, fewer where they are long.
+    async def head(self, session_id: str) -> ConversationHead:
+        """Return what is known of the session besides its turns.
 
         Raises
         ------
         SessionUnknown
-            No turn of the session is stored.
+            Neither a turn nor a profile of it is stored.
         """
+        found = self._conversations.head(session_id)
+        try:
+            head = await self._calls("conversations", self._correlation_id, found)
+        except SessionUnknown:  # deleted, which only those know who deleted it
+            head = None
+        if head is None:
+            raise unknown(session_id)
+        return head
+
+    async def page_after(self, session_id: str, after: int, limit: int, version: int) -> Page:
+        """Return at most `limit` turns above number `after` and up to `version`, fewer where they are long."""
         turns: list[Turn] = []
         chars = 0
-        while True:
-            wanted = min(READ_AT_ONCE, limit + 1 - len(turns))  # one more tells whether there is another page
-            found = await self._turns(session_id, turns[-1].number if turns else after, wanted)
-            for turn in found:
-                chars += len(turn.message) + len(turn.reply)
-                if len(turns) == limit or (turns and chars > PAGE_CHARS_MAX):
-                    return History(session_id, tuple(turns), turns[-1].number)
+        begin = reached = min(after, version)
+        while reached < version and len(turns) < limit:
+            for turn in await self.some(session_id, reached, version, limit - len(turns)):
+                chars += _chars(turn)
+                if turns and chars > PAGE_CHARS_MAX:
+                    limit = len(turns)
+                    break
                 turns.append(turn)
-            if len(found) < wanted:
-                break
-        if not turns:
-            await self._refuse_unknown(session_id)
-        return History(session_id, tuple(turns), None)
+                reached = turn.number
+        return Page(tuple(turns), reached if reached < version else None, begin + 1 if begin else None)
 
-    async def _turns(self, session_id: str, after: int, limit: int) -> tuple[Turn, ...]:
+    async def page_before(self, session_id: str, before: int, limit: int, version: int) -> Page:
+        """Return the last `limit` turns below number `before` and up to `version`, fewer where they are long."""
+        newest_first: list[Turn] = []
+        chars = 0
+        end = reached = min(before - 1, version)
+        while reached and len(newest_first) < limit:
+            # turns are numbered without gaps (but after a loss of data), so their numbers tell where to read
+            start = max(0, reached - min(READ_AT_ONCE, limit - len(newest_first)))
+            found = await self._above(session_id, start, reached - start)
+            for turn in reversed([each for each in found if each.number <= reached]):
+                chars += _chars(turn)
+                if newest_first and chars > PAGE_CHARS_MAX:
+                    limit = len(newest_first)
+                    break
+                newest_first.append(turn)
+                reached = turn.number - 1
+            else:
+                reached = start
+        return Page(tuple(reversed(newest_first)), end if end < version else None, reached + 1 if reached else None)
+
+    async def some(self, session_id: str, after: int, upto: int, most: int = READ_AT_ONCE) -> tuple[Turn, ...]:
+        """Return at most `most` turns above number `after` and up to `upto`, which exists: at least one.
+
+        Raises
+        ------
+        SessionUnknown
+            The session was deleted meanwhile.
+        """
+        found = await self._above(session_id, after, min(READ_AT_ONCE, most, upto - after))
+        turns = tuple(turn for turn in found if turn.number <= upto)
+        if not turns:
+            raise unknown(session_id)
+        return turns
+
+    async def _above(self, session_id: str, after: int, limit: int) -> tuple[Turn, ...]:
         found = self._conversations.turns(session_id, after=after, limit=limit)
         return await self._calls("conversations", self._correlation_id, found)
 
-    async def _refuse_unknown(self, session_id: str) -> None:
-        owner = await self._calls("conversations", self._correlation_id, self._conversations.owner(session_id))
-        if owner is None:
-            raise SessionUnknown(
-                f"there is no session {session_id!r}: send the session_id of a reply that was given", field="session_id"
-            )
+
+def _chars(turn: Turn) -> int:
+    return len(turn.message) + len(turn.reply)
+
+
+def validate_session_id(session_id: str) -> None:
+    """Refuse what cannot be a session's id.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    validate_id("session_id", session_id, "send one that a reply named")
+
+
+def unknown(session_id: str) -> SessionUnknown:
+    """Return what to tell somebody who asks for a session that there is not."""
+    return SessionUnknown(
+        f"there is no session {session_id!r}: send the session_id of a reply that was given", field="session_id"
+    )

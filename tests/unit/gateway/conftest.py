@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sanic import Sanic
 
 from orchestra import compose
@@ -14,7 +15,7 @@ from orchestra.adapters.inprocess import InProcessFleet
 from orchestra.config import Settings
 from orchestra.events import Event
 from orchestra.gateway.app import Service, create_app
-from orchestra.model import Chunk, Prompt
+from orchestra.model import Chunk, Prompt, Turn
 from orchestra.ports import Fleet, Ports
 from sim import asgi, loop
 from sim.clock import SimClock
@@ -71,6 +72,12 @@ class Client:
 
     def told(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+    async def keep(self, session_id: str, *turns: Turn) -> None:
+        """Make `turns` durable as those of a session, as another instance would have done."""
+        for turn in turns:
+            kept = replace(turn, session_id=session_id, id=f"{session_id}-{turn.number}")
+            await self.service.ports.conversations.append(kept, f"session:{session_id}")
 
 
 Visit = Callable[..., None]

@@ -1,13 +1,12 @@
-"""Reading a conversation, page by page."""
+"""Reading a conversation, page by page, from its beginning or from its end."""
 
 import json
 from typing import Any
 
 import pytest
 
-from orchestra.events import StoreFinished
 from orchestra.gateway import history
-from orchestra.model import Delta, Finish
+from orchestra.model import Delta, Finish, Turn
 from orchestra.resilience.degradation import Degradation, Level
 from sim.faults import StoreDown
 
@@ -19,13 +18,13 @@ async def hi(_prompt: Any) -> Any:
     yield Finish("stop", "scripted")
 
 
+def said(number: int) -> Turn:
+    return Turn("", "", number, "c", f"message {number}", "hi", "unified", "scripted", at=float(number))
+
+
 async def talked(client: Any, turns: int) -> str:
-    session_id = ""
-    for number in range(1, turns + 1):
-        body = {"message": f"message {number}"} | ({"session_id": session_id} if session_id else {})
-        reply = await client.ask("POST", "/chat/v2/chat", body)
-        session_id = str(json.loads(reply.body)["session_id"])
-    return session_id
+    await client.keep("s-1", *map(said, range(1, turns + 1)))
+    return "s-1"
 
 
 async def read(client: Any, path: str) -> Any:
@@ -52,7 +51,76 @@ def test_the_turns_come_in_order_and_in_pages(visit: Any) -> None:
         assert (numbers(second), second["next_after"]) == ([3, 4, 5], None)
         beyond = await read(client, f"{session_id}?after=5")
         assert (numbers(beyond), beyond["next_after"]) == ([], None)
-        assert {"conversations"} == {each.target for each in client.told(StoreFinished)[-2:]}
+
+    visit(story, hi)
+
+
+def test_the_turns_come_from_the_end_in_pages(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        session_id = await talked(client, 5)
+
+        async def page(query: str) -> Any:
+            page = await read(client, f"{session_id}?{query}")
+            return numbers(page), page["next_before"], page["next_after"]
+
+        assert await page("before=end&limit=2") == ([4, 5], 4, None)
+        assert await page("before=4&limit=2") == ([2, 3], 2, 3)
+        assert await page("before=2&limit=2") == ([1], None, 1)
+        assert await page("before=1") == ([], None, 0)
+        assert await page("before=end") == ([1, 2, 3, 4, 5], None, None)
+        assert await page("before=6&limit=5") == ([1, 2, 3, 4, 5], None, None)
+        assert await page("before=2147483647&limit=1") == ([5], 5, None)
+
+    visit(story, hi)
+
+
+def test_a_page_tells_of_both_neighbours(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        session_id = await talked(client, 5)
+        for query, before, after in (
+            ("limit=5", None, None),
+            ("limit=2", None, 2),
+            ("after=2&limit=2", 3, 4),
+            ("after=3&limit=2", 4, None),
+            ("after=5", 6, None),
+            ("after=9", 6, None),
+        ):
+            page = await read(client, f"{session_id}?{query}")
+            assert (page["next_before"], page["next_after"]) == (before, after), query
+
+    visit(story, hi)
+
+
+def test_from_the_end_long_turns_make_short_pages_and_nothing_is_skipped(
+    visit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(client: Any) -> None:
+        session_id = await talked(client, 45)
+        pages: list[list[int]] = []
+        before: str | None = "end"
+        while before is not None:
+            page = await read(client, f"{session_id}?before={before}&limit=30")
+            pages.insert(0, numbers(page))
+            before = page["next_before"]
+        assert [number for page in pages for number in page] == list(range(1, 46))
+        assert [len(page) for page in pages] == [18, 27]  # of 12 characters a turn at first
+
+    monkeypatch.setattr(history, "PAGE_CHARS_MAX", 27 * 12 + 11)
+    visit(story, hi)
+
+
+def test_turns_that_a_loss_of_data_took_are_skipped_over(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        session_id = await talked(client, 3)
+        await client.keep(session_id, said(28), said(29), said(30))
+        assert numbers(await read(client, session_id)) == [1, 2, 3, 28, 29, 30]
+        seen: list[int] = []
+        before: int | str | None = "end"
+        while before is not None:
+            page = await read(client, f"{session_id}?before={before}&limit=2")
+            seen = numbers(page) + seen
+            before = page["next_before"]
+        assert seen == [1, 2, 3, 28, 29, 30]
 
     visit(story, hi)
 
@@ -121,7 +189,13 @@ def test_bad_parameters_are_refused_by_name(visit: Any) -> None:
             ("abc?after=-1", 400, "after"),
             ("abc?after=2147483648", 400, "after"),
             ("abc?after=x%00", 400, "after"),
-            ("abc?before=7", 400, "before"),
+            ("abc?before=0", 400, "before"),
+            ("abc?before=2147483648", 400, "before"),
+            ("abc?before=End", 400, "before"),
+            ("abc?before=", 400, "before"),
+            ("abc?before=end&before=end", 400, "before"),
+            ("abc?before=7&after=0", 400, "before"),
+            ("abc?page=7", 400, "page"),
             ("abc?%ff=7", 400, "\ufffd"),
         ):
             answer = await client.ask("GET", SESSIONS + path)
