@@ -14,8 +14,8 @@ from orchestra import limits
 from orchestra.adapters.embedded import start
 from orchestra.adapters.pgvector import PgvectorMemories
 from orchestra.adapters.postgres import PING_SECONDS, Postgres
-from orchestra.errors import InvalidRequest, StaleSession, StoreUnavailable
-from orchestra.model import Memory, Turn
+from orchestra.errors import InvalidRequest, SessionUnknown, StaleSession, StoreUnavailable
+from orchestra.model import Memory, Profile, Turn
 
 UNIT = (1.0,) + (0.0,) * (limits.EMBEDDING_DIMENSIONS - 1)
 
@@ -210,6 +210,16 @@ def test_a_connection_that_is_cut_is_replaced_unnoticed(database_url):
     asyncio.run(scenario())
 
 
+async def waiting(watcher, count: int):
+    """Return the backends that wait for a lock, once there are so many."""
+    for _ in range(400):
+        backends = await watcher.fetch(WAITING)
+        if len(backends) == count:
+            return backends
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{len(backends)} wait, not {count}")
+
+
 WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
@@ -222,19 +232,81 @@ def test_a_commit_and_a_read_that_are_cut_while_under_way_are_done_again(databas
                 await blocker.execute("LOCK TABLE turns IN ACCESS EXCLUSIVE MODE")
                 append = asyncio.create_task(postgres.conversations.append(turn("s"), "o"))
                 read = asyncio.create_task(postgres.conversations.turns("before"))
-                for _ in range(400):
-                    waiting = await watcher.fetch(WAITING)
-                    if len(waiting) == 2:
-                        break
-                    await asyncio.sleep(0.01)
-                assert len(waiting) == 2
-                for record in waiting:
+                for record in await waiting(watcher, 2):
                     assert await watcher.fetchval("SELECT pg_terminate_backend($1, 1000)", record["pid"])
             await blocker.close()
             await watcher.close()
             assert await append == turn("s")
             assert await read == (turn("before"),)
             assert await postgres.conversations.turns("s") == (turn("s"),)
+
+    asyncio.run(scenario())
+
+
+def test_a_deletion_waits_for_turns_that_others_are_appending(database_url):
+    """A turn that another process has sent but not committed is deleted, too; one that comes later is refused."""
+
+    async def scenario():
+        async with connected(database_url) as here, connected(database_url) as there:
+            await here.conversations.append(turn("s", 1), "o")
+            other, watcher = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+            async with other.transaction():
+                await other.execute(
+                    "INSERT INTO turns SELECT 's-2', session_id, 2, owner, correlation_id, message, reply, engine, "
+                    "model, prompt_tokens, completion_tokens, degraded, at FROM turns"
+                )
+                deletion = asyncio.create_task(here.conversations.delete("s"))
+                await waiting(watcher, 1)
+                late = asyncio.create_task(there.conversations.append(turn("s", 3), "o"))
+                await waiting(watcher, 2)
+                assert not deletion.done()
+            assert sorted(await deletion) == ["s-1", "s-2"]
+            with pytest.raises(SessionUnknown):
+                await late
+            assert await here.conversations.turns("s") == ()
+            await other.close()
+            await watcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_change_that_is_cut_while_under_way_is_made_again_once(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            await postgres.conversations.set_profile("s", "o", Profile("1"), revision=1, at=1.0)
+            blocker, watcher = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+            async with blocker.transaction():
+                await blocker.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
+                change = asyncio.create_task(
+                    postgres.conversations.set_profile("s", "o", Profile("2"), revision=2, at=2.0)
+                )
+                [backend] = await waiting(watcher, 1)
+                assert await watcher.fetchval("SELECT pg_terminate_backend($1, 1000)", backend["pid"])
+            await change
+            assert (await postgres.conversations.head("s")).profile == Profile("2")
+            await blocker.close()
+            await watcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_change_that_is_refused_fails_alone_and_after_what_was_submitted_before(database_url):
+    async def scenario():
+        async with connected(database_url) as postgres:
+            memories = PgvectorMemories(postgres)
+            outcomes = await asyncio.gather(
+                postgres.conversations.append(turn("s"), "o"),
+                memories.remember(memory("m")),
+                postgres.change(("SELECT 1 / 0",)),
+                memories.forget(["m"]),
+                postgres.change(("SELECT 7 AS seven",)),
+                return_exceptions=True,
+            )
+            assert postgres.writes.batches == 1
+            assert outcomes[0] == turn("s")
+            assert isinstance(outcomes[2], InvalidRequest)
+            assert outcomes[4][0]["seven"] == 7
+            assert await postgres.fetch("SELECT id FROM memories") == []
 
     asyncio.run(scenario())
 

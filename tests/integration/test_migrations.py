@@ -11,6 +11,7 @@ from orchestra import limits
 from orchestra.adapters.migrate import migrate, packaged, read_migrations
 from orchestra.adapters.postgres import Postgres
 from orchestra.errors import ConfigurationError, StoreUnavailable
+from orchestra.model import ConversationHead, Profile, Turn, Usage
 
 ONE = "CREATE TABLE one (n int)"
 TWO = "CREATE TABLE two (n int); INSERT INTO one VALUES (2)"
@@ -168,6 +169,30 @@ def test_the_schema_holds_the_embeddings_we_make(database_url):
     asyncio.run(scenario())
     dimensions = "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'memories'::regclass AND attname = 'embedding'"
     assert value(database_url, dimensions) == limits.EMBEDDING_DIMENSIONS
+
+
+OLD_TURN = """
+INSERT INTO turns VALUES ('t1', 's1', 1, 'user:ada', 'c', 'Hello', 'Hi', 'unified', 'm', 1, 2, '{memory}', 1.5)
+"""
+
+
+def test_turns_from_before_sessions_had_profiles_are_read(database_url):
+    async def scenario() -> None:
+        connection = await asyncpg.connect(database_url)
+        await migrate(connection, read_migrations(packaged())[:1])
+        await connection.execute(OLD_TURN)
+        await connection.close()
+        postgres = await Postgres.connect(database_url)
+        store = postgres.conversations
+        old = Turn("t1", "s1", 1, "c", "Hello", "Hi", "unified", "m", 1.5, Usage(1, 2), ("memory",))
+        assert await store.turns("s1") == (old,)
+        assert (old.finish_reason, old.recalled) == ("stop", ())
+        assert await store.head("s1") == ConversationHead("user:ada", 1.5, 1.5, 1)
+        await store.set_profile("s1", "user:ada", Profile("Be brief."), revision=1, at=2.5)
+        assert await store.head("s1") == ConversationHead("user:ada", 1.5, 2.5, 1, Profile("Be brief."), 1)
+        await postgres.close()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://localhost/x", "postgresql://localhost:port/x"])
