@@ -8,10 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 
+from orchestra.chat.connections import ConnectionPool, PoolLimits
 from orchestra.chat.guarded import FallbackEngine, GatedEngine, GuardedCommands, GuardedEngine, GuardedMemory
+from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.chat.orchestrator import ChatOrchestrator, TurnLimits
 from orchestra.chat.sessions import Sessions
 from orchestra.chat.stores import StoreCalls
+from orchestra.chat.timeouts import TimeoutManager
 from orchestra.chat.turns import LiveTurns
 from orchestra.config import Settings
 from orchestra.container import DIContainer
@@ -61,6 +64,7 @@ def build(ports: Ports, settings: Settings) -> DIContainer:
     container.register_singleton(IMemorySystem, factory=_memory_system)
     container.register_singleton(ChatOrchestrator, factory=_chat_orchestrator)
     container.register_singleton(LiveTurns, factory=_live_turns)
+    container.register_singleton(ConnectionHandlers, factory=_connection_handlers)
     return container
 
 
@@ -185,3 +189,25 @@ def _chat_orchestrator(
 
 def _live_turns(orchestrator: ChatOrchestrator, calls: StoreCalls, ports: Ports, settings: Settings) -> LiveTurns:
     return LiveTurns(orchestrator, ports.conversations, calls, ports.entropy, settings.resume_grace_seconds)
+
+
+async def _connection_handlers(
+    turns: LiveTurns, sessions: Sessions, calls: StoreCalls, degradation: Degradation, ports: Ports, settings: Settings
+) -> AsyncIterator[ConnectionHandlers]:
+    most = PoolLimits(
+        settings.connections_max, settings.connections_per_client_max, settings.connections_per_address_max
+    )
+    handlers = ConnectionHandlers(
+        ConnectionPool(most),
+        TimeoutManager(),
+        sessions,
+        ports.conversations,
+        calls,
+        turns,
+        degradation,
+        ports.entropy,
+        ports.hook,
+        settings.connection_idle_seconds_max,
+    )
+    yield handlers
+    handlers.aclose()

@@ -150,6 +150,43 @@ class RequestFinished(Struct, frozen=True, tag="request_finished"):
     seconds: float
 
 
+class ConnectionOpened(Struct, frozen=True, tag="connection_opened"):
+    """A WebSocket was accepted."""
+
+    at: float
+    connection_id: str
+    client_id: str
+    session_id: str
+    correlation_id: str
+
+
+class ConnectionClosed(Struct, frozen=True, tag="connection_closed"):
+    """A WebSocket ended.
+
+    Parameters
+    ----------
+    code : int
+        As in RFC 6455, section 7.4: what the service closed with, else what the client did; 1006 where it was lost.
+    reason : str
+        What was said beside a code of ours; a client's own words are not told.
+    seconds : float
+        Since it was accepted.
+    received, sent : int
+        Frames from and to the client.
+    """
+
+    at: float
+    connection_id: str
+    client_id: str
+    session_id: str
+    correlation_id: str
+    code: int
+    reason: str
+    seconds: float
+    received: int
+    sent: int
+
+
 class UnexpectedError(Struct, frozen=True, tag="unexpected_error"):
     """A defect: an error that nobody foresaw, with its traceback for the logs."""
 
@@ -180,6 +217,8 @@ Event = (
     | LevelChanged
     | OperatorActed
     | RequestFinished
+    | ConnectionOpened
+    | ConnectionClosed
     | UnexpectedError
     | Lifecycle
 )

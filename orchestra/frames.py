@@ -8,7 +8,9 @@ with it when it died, and that its client sent again under the same id, goes on 
 Server-sent events are the same frames: `event` is the type, `id` is ``<session_id>/<turn_id>/<seq>``, `data` the rest.
 """
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from orchestra.model import ChatReply, Turn
 
@@ -43,7 +45,7 @@ class Resume(Struct, frozen=True, tag="resume", forbid_unknown_fields=True):
     """Send what the turn's log has behind number `after`, and what will come."""
 
     turn_id: str
-    after: int = 0
+    after: Annotated[int, Meta(ge=0)] = 0
 
 
 class Ping(Struct, frozen=True, tag="ping", forbid_unknown_fields=True):

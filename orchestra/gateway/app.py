@@ -19,7 +19,7 @@ from orchestra import limits
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.events import Lifecycle
-from orchestra.gateway import apidoc, export, http, openai, operators, probes, sessions, status
+from orchestra.gateway import apidoc, export, http, openai, operators, probes, sessions, status, websocket
 from orchestra.gateway.openai_errors import error_response
 from orchestra.gateway.passage import error_of, identify, tell_finished
 from orchestra.gateway.problems import problem_response
@@ -61,6 +61,7 @@ def create_app(name: str, settings: Settings, opener: Opener) -> App:
     for each in DOORS:
         each.add_routes(app)
     probes.add_routes(app)
+    websocket.add_routes(app)
     _add_lifecycle(app, opener)
     app.register_middleware(_arrive, "request")
     app.register_middleware(_depart, "response")

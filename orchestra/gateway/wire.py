@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
@@ -33,13 +33,24 @@ def decoded(body: bytes, content_type: str | None, into: type[T], *, media_type:
         raise UnsupportedMediaType(
             f"Content-Type is {declared or 'missing'}: send the body as JSON with 'Content-Type: {media_type}'"
         )
+    return parsed(body, into, lambda: _shape(into))
+
+
+def parsed(body: bytes, into: type[T], shape: Callable[[], str]) -> T:
+    """Return the JSON `body` as a value of type `into`; where it is none, `shape` says what is expected.
+
+    Raises
+    ------
+    InvalidRequest
+        It is not JSON, or not of that shape; names the field.
+    """
     try:
         return msgspec.json.decode(body, type=into)
     except msgspec.ValidationError as error:
         reason = str(error)
-        raise InvalidRequest(f"{reason[:REASON_CHARS_MAX]}; {_shape(into)}", field=_field(reason)) from error
+        raise InvalidRequest(f"{reason[:REASON_CHARS_MAX]}; {shape()}", field=_field(reason)) from error
     except RecursionError as error:
-        raise InvalidRequest(f"the JSON is nested too deeply; {_shape(into)}", field="$") from error
+        raise InvalidRequest(f"the JSON is nested too deeply; {shape()}", field="$") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(_fault(body, error), field="$") from error
 
@@ -62,6 +73,8 @@ def _field(reason: str) -> str:
 
 
 def _shape(into: type) -> str:
+    if not issubclass(into, msgspec.Struct):
+        return "the body is one JSON object"
     fields = ", ".join(_described(each) for each in msgspec.structs.fields(into))
     return f"the body is one flat JSON object with the fields {fields}"
 

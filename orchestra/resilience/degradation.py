@@ -127,7 +127,7 @@ class Degradation:
     ) -> None:
         self.policy = policy
         self._now = now
-        self._on_change = on_change
+        self._listeners = [on_change]
         self._level = Level.NORMAL
         self._since = self._observed_at = now()
         self._health: float | None = None
@@ -155,6 +155,10 @@ class Degradation:
     def allows(self, feature: Feature) -> bool:
         """Tell whether `feature` may be used now."""
         return feature not in DISABLED[self._level]
+
+    def listen(self, listener: Callable[[LevelChanged], None]) -> None:
+        """Let `listener` be told of every step, too; it must not raise."""
+        self._listeners.append(listener)
 
     def observe(self, health: float | None, reason: str) -> None:
         """Take in what health is now, and move the level where a hold has ended.
@@ -234,7 +238,8 @@ class Degradation:
         before, self._level, self._since = self._level, Level(self._level + by), now
         change = LevelChanged(now, before.name, self._level.name, health, reason)
         self._transitions.append(change)
-        self._on_change(change)
+        for listener in self._listeners:
+            listener(change)
 
     def _relapse(self, since: float) -> None:
         """Lengthen the up hold where a step down, whose condition began at `since`, is a relapse: one for each fall."""

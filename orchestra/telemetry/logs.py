@@ -22,6 +22,8 @@ from orchestra.events import (
     CallFinished,
     CallHedged,
     CallRetried,
+    ConnectionClosed,
+    ConnectionOpened,
     Event,
     FellBack,
     LevelChanged,
@@ -112,7 +114,7 @@ def level_of(event: Event) -> Level:
     match event:
         case TurnFinished(outcome="answered") | TurnFinished(error="cancelled") | Lifecycle():
             return "info"
-        case CallRetried() | FellBack() | OperatorActed():
+        case CallRetried() | FellBack() | OperatorActed() | ConnectionClosed():
             return "info"
         case RequestFinished(status=status):
             return "info" if status < 500 else "warning"
@@ -122,7 +124,7 @@ def level_of(event: Event) -> Level:
             return "warning" if error else "debug"
         case UnexpectedError():
             return "error"
-        case TurnStarted() | CallFinished() | CallHedged():
+        case TurnStarted() | CallFinished() | CallHedged() | ConnectionOpened():
             return "debug"
 
 

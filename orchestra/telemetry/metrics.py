@@ -15,6 +15,8 @@ from orchestra.events import (
     CallFinished,
     CallHedged,
     CallRetried,
+    ConnectionClosed,
+    ConnectionOpened,
     Event,
     FellBack,
     LevelChanged,
@@ -35,6 +37,7 @@ LABEL_VALUES_MAX = 100
 BREAKER_STATES = ("CLOSED", "OPEN", "HALF_OPEN")
 LEVELS = ("NORMAL", "LIMITED", "ESSENTIAL", "EMERGENCY", "MAINTENANCE")
 TURN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 40, 80)
+CONNECTION_SECONDS = (1, 10, 60, 300, 900, 3600, 14_400, 86_400)
 STORE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 
@@ -92,6 +95,9 @@ class Metrics:
         self._operator_actions = counter("operator_actions", "What operators ordered.", "target", "action")
         self._http_requests = counter("http_requests", "HTTP requests answered.", "method", "route", "status")
         self._http_request_seconds = histogram("http_request_seconds", "HTTP requests.", TURN_SECONDS, "route")
+        self._connections_open = self._gauge("connections_open", "WebSockets that are open.").of()
+        self._connections_closed = counter("connections_closed", "WebSockets ended.", "code")
+        self._connection_seconds = histogram("connection_seconds", "Lives of WebSockets.", CONNECTION_SECONDS).of()
         self._unexpected_errors = counter("unexpected_errors", "Defects met.", "where")
         self._lifecycle = counter("lifecycle", "Parts of the service that entered a state.", "part", "state")
 
@@ -120,6 +126,12 @@ class Metrics:
                 self._call_hedges.of(event.target).inc()
             case FellBack():
                 self._fallbacks.of(event.target, event.fallback).inc()
+            case ConnectionOpened():
+                self._connections_open.inc()
+            case ConnectionClosed():
+                self._connections_open.dec()
+                self._connections_closed.of(str(event.code)).inc()
+                self._connection_seconds.observe(event.seconds)
             case _:
                 self._rare(event)
 
