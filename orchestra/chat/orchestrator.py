@@ -152,9 +152,10 @@ class ChatOrchestrator:
         create : bool
             Whether a session that does not exist is made under the id that the request names.
         given : Given or None
-            The history and how to draw, from a client that keeps them itself: the turn begins a session whose history
-            is what was given. Nobody comes back to such a session by itself, so memory takes part only where a user is
-            named.
+            The history and how to draw, from a client that keeps them itself: the turn is answered from exactly that.
+            It begins a session of its own, which keeps the new exchange; to store what the client sends again with
+            every message would fill the stores with copies. Nobody comes back to such a session by itself, so memory
+            takes part only where a user is named.
 
         Raises
         ------
@@ -170,7 +171,8 @@ class ChatOrchestrator:
                 )
                 task = Task(progress.correlation_id, request.message, opened.session)
                 if given is not None:
-                    opened, task = _begun_with(given, opened, task)
+                    session = replace(opened.session, messages=given.messages)
+                    task = replace(task, session=session, sampling=given.sampling)
                 progress.session_id = opened.session.id
                 engine = self._route(request)
                 progress.has_memory = engine is not self._commands and (given is None or request.user_id is not None)
@@ -350,12 +352,6 @@ class ChatOrchestrator:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _begun_with(given: Given, opened: OpenSession, task: Task) -> tuple[OpenSession, Task]:
-    """Let the session and the task begin with what the client gave."""
-    session = replace(opened.session, messages=given.messages)
-    return OpenSession(session, opened.stored), replace(task, session=session, sampling=given.sampling)
 
 
 def _translated(raised: BaseException) -> BaseException:

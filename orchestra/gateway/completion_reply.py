@@ -26,7 +26,6 @@ from orchestra.gateway.problems import Fault
 from orchestra.model import ChatReply, Usage
 
 FinishReason = Literal["stop", "length", "content_filter"]
-PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
 

@@ -20,10 +20,9 @@ from sanic_ext import openapi
 from orchestra import limits
 from orchestra.chat.turns import Entry, LiveTurns, Watch
 from orchestra.config import Settings
-from orchestra.errors import InvalidRequest, NotFound
+from orchestra.errors import NotFound
 from orchestra.gateway import apidoc
 from orchestra.gateway.completion_reply import (
-    PING,
     ChatCompletion,
     ChatCompletionChunk,
     CompletionStream,
@@ -32,10 +31,17 @@ from orchestra.gateway.completion_reply import (
 )
 from orchestra.gateway.completion_request import NAME_CHARS_MAX, CompletionRequest, asked_of
 from orchestra.gateway.openai_errors import ErrorBody, error_response
-from orchestra.gateway.parameters import EVENT_STREAM, TIMEOUT_HEADER, TIMEOUT_SECONDS_MAX, timeout_seconds
+from orchestra.gateway.parameters import (
+    EVENT_STREAM,
+    KEY_HEADER,
+    TIMEOUT_HEADER,
+    TIMEOUT_SECONDS_MAX,
+    idempotency_key,
+    timeout_seconds,
+)
 from orchestra.gateway.passage import tell_finished
 from orchestra.gateway.problems import ClientGone
-from orchestra.gateway.sse import KEEP_ALIVE_SECONDS
+from orchestra.gateway.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS
 from orchestra.gateway.wire import JSON_TYPE, NO_STORE, decoded, json_response
 
 PREFIX = "/v1/"
@@ -44,7 +50,6 @@ PREFIX = "/v1/"
 MODEL = "orchestra"
 """The model that the service as a whole is."""
 
-KEY_HEADER = "Idempotency-Key"
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -125,10 +130,11 @@ async def chat_completions(request: Request) -> HTTPResponse | None:
     """Answer one turn of a client that keeps its own history."""
     asked = asked_of(decoded(request.body, request.headers.get("content-type"), object))
     await _model(request, asked.model)
+    key = idempotency_key(request.headers)
     turns: LiveTurns = await request.app.ctx.service.container.resolve(LiveTurns)
     watch = await turns.start(
         asked.request,
-        key=_key(request),
+        key=f"{PREFIX}{key}" if key else None,  # apart from the names of native turns
         join=asked.stream,
         grace=False,
         correlation_id=request.ctx.correlation_id,
@@ -152,7 +158,7 @@ async def _stream(request: Request, watch: Watch, stream: CompletionStream) -> H
         async with watch:
             while not ended:
                 entry = await _next(watch)
-                said = PING if entry is None else stream.feed(entry.frame)
+                said = KEEP_ALIVE if entry is None else stream.feed(entry.frame)
                 ended = not isinstance(said, bytes) or (entry is not None and entry.ends)
                 if not isinstance(said, bytes):
                     if response is None:
@@ -182,25 +188,6 @@ async def _begun(request: Request) -> HTTPResponse:
     request.ctx.streams = True  # its end is told at its end, not when the headers go
     response: HTTPResponse = await request.respond(headers=STREAM_HEADERS, content_type=EVENT_STREAM)
     return response
-
-
-def _key(request: Request) -> str | None:
-    """Return the turn's name, apart from those of the native routes.
-
-    Raises
-    ------
-    InvalidRequest
-    """
-    key: str | None = request.headers.get(KEY_HEADER)
-    if key is None:
-        return None
-    if not limits.is_id(key):
-        raise InvalidRequest(
-            f"{KEY_HEADER} must be 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', starting with a "
-            "letter or digit: send a new one for each turn, or none",
-            field=KEY_HEADER,
-        )
-    return f"{PREFIX}{key}"
 
 
 async def _models(request: Request) -> tuple[Model, ...]:

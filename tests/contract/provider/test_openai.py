@@ -18,7 +18,7 @@ from orchestra.errors import (
     ProviderOverloaded,
     ProviderRefused,
 )
-from orchestra.model import Delta, Finish, Message, Prompt, Recollection, Usage
+from orchestra.model import Delta, Finish, Message, Prompt, Recollection, Sampling, Usage
 
 
 class FixedClock:
@@ -80,6 +80,36 @@ def test_the_request_is_a_streaming_chat_completion_with_the_key(openai_server):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("sampling", "sent"),
+    [
+        (Sampling(), {}),
+        (Sampling(temperature=0.0, max_tokens=5), {"temperature": 0.0, "max_tokens": 5}),
+        (
+            Sampling(1.5, 0.5, 7, ("a", "b"), -3, 0.25, -0.25),
+            {
+                "temperature": 1.5,
+                "top_p": 0.5,
+                "max_tokens": 7,
+                "stop": ["a", "b"],
+                "seed": -3,
+                "presence_penalty": 0.25,
+                "frequency_penalty": -0.25,
+            },
+        ),
+    ],
+)
+def test_how_to_draw_is_sent_where_it_is_said(openai_server, sampling, sent):
+    async def main() -> None:
+        async with openai_server() as server:
+            await text_and_finish(server.provider(), Prompt((Message("user", "hello"),), sampling=sampling))
+            (asked,) = server.requests
+            always = ("model", "messages", "stream", "stream_options")
+            assert {name: value for name, value in asked.items() if name not in always} == sent
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("key", [None, ""])
 def test_without_a_key_no_authorization_is_sent(openai_server, key):
     async def main() -> None:
@@ -120,7 +150,7 @@ def test_a_stream_cut_anywhere_with_crlf_and_comments_is_read_exactly(answered, 
     raw = stream.replace("\\u00eb", "ë").replace("\\ud83c\\udf0a", "🌊").encode().decode("latin-1")
     text, finish = answered(script(pieces=list(raw)))  # one byte a write
     assert text == "Zoë 🌊"
-    assert finish == Finish("stop", "echo-1", Usage(len(script(pieces=list(raw))) // 4 + 1, 2))
+    assert finish == Finish("stop", "echo-1", Usage(limits.estimated_tokens(script(pieces=list(raw))), 2))
 
 
 def test_halves_of_an_escaped_emoji_in_two_chunks_become_replacement_characters(answered, script):

@@ -8,7 +8,7 @@ import pytest
 
 from orchestra import limits
 from orchestra.adapters.offline import OfflineProvider
-from orchestra.model import Chunk, Delta, Finish, Message, Prompt, Recollection
+from orchestra.model import Chunk, Delta, Finish, Message, Prompt, Recollection, Sampling
 from orchestra.ports import Provider
 from sim.entropy import Streams
 from sim.faults import Faults
@@ -86,6 +86,17 @@ def test_a_whole_conversation_with_recalled_memories_is_answered(run):
         assert isinstance(last, Finish)
         assert limits.text_fault(text) is None
         assert len(text) <= limits.REPLY_CHARS_MAX
+
+    run(check)
+
+
+def test_an_answer_may_be_drawn_in_every_way_there_is(run):
+    drawn = Sampling(0.0, 1.0, 4096, ("\n\n\n",), 7, 2.0, -2.0)
+
+    async def check(provider: Provider) -> None:
+        *pieces, last = await read(provider, Prompt(PROMPT.messages, sampling=drawn))
+        assert pieces
+        assert isinstance(last, Finish)
 
     run(check)
 

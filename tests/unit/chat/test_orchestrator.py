@@ -39,7 +39,18 @@ from orchestra.events import (
     TurnStarted,
     UnexpectedError,
 )
-from orchestra.model import ChatReply, ChatRequest, Chunk, Delta, Finish, Prompt, Recollection
+from orchestra.model import (
+    ChatReply,
+    ChatRequest,
+    Chunk,
+    Delta,
+    Finish,
+    Given,
+    Message,
+    Prompt,
+    Recollection,
+    Sampling,
+)
 from orchestra.ports import MemoryStore, Ports, Provider
 from orchestra.resilience.degradation import Degradation, Level
 from orchestra.resilience.monitor import HealthMonitor
@@ -702,3 +713,75 @@ def test_ports_are_the_givers_to_close() -> None:
             assert (await orchestrator.handle_chat(ChatRequest("hello"))).reply
 
     rehearsed(story)
+
+
+GIVEN = Given((Message("system", "Be brief."), Message("user", "I sail"), Message("assistant", "Where?")))
+
+
+class Noting(ModelledProvider):
+    """Notes what it is asked."""
+
+    def __init__(self, env: loop.SimEnvironment) -> None:
+        super().__init__(env, PROVIDER, Streams(7).stream("provider"), Faults())
+        self.asked: list[Prompt] = []
+
+    def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        self.asked.append(prompt)
+        return super().complete(prompt)
+
+
+async def give(house: House, given: Given, message: str, user_id: str | None = None) -> ChatReply:
+    orchestrator = await house.container.resolve(ChatOrchestrator)
+    return await orchestrator.handle_chat(ChatRequest(message, user_id=user_id), given=given)
+
+
+def test_a_turn_may_begin_with_what_its_client_gives() -> None:
+    async def lived(house: House, provider: Noting) -> None:
+        given = Given(GIVEN.messages, Sampling(temperature=0.5))
+        reply = await give(house, given, "On a lake")
+        assert provider.asked == [Prompt((*GIVEN.messages, Message("user", "On a lake")), (), given.sampling)]
+        again = await house.say("What else?", session_id=reply.session_id)
+        assert [each.content for each in provider.asked[1].messages] == [
+            "On a lake",  # what was given is the client's to keep
+            reply.reply,
+            "What else?",
+        ]
+        assert provider.asked[1].sampling == Sampling()
+        turns = await house.conversations.turns(reply.session_id)
+        assert [(each.number, each.id) for each in turns] == [(1, reply.turn_id), (2, again.turn_id)]
+
+    env = loop.SimEnvironment()
+    provider = Noting(env)
+    house = House(env, provider)
+    loop.run(lived(house, provider), env=env)
+
+
+def test_a_given_history_has_memory_only_with_a_user() -> None:
+    async def story(house: House) -> None:
+        reply = await give(house, GIVEN, "On Lake Geneva")
+        assert reply.degraded == ()
+        assert [call.target for call in house.told(CallFinished)] == ["unified"]
+        reply = await give(house, GIVEN, "On Lake Geneva", "ada")
+        assert reply.degraded == ("memory",)
+
+    rehearsed(story, StoreDown(**FOREVER, store="memories"))
+
+
+def test_no_cached_answer_crosses_histories_or_ways_to_draw() -> None:
+    async def story(house: House) -> None:
+        plain = Given(())
+        first = await give(house, plain, "why?")
+        await give(house, GIVEN, "how?")
+        with house.faults.injected(ProviderFailing(**FOREVER, rate=1.0)):
+            assert (await give(house, plain, "why?")).reply == first.reply
+            for given, message in (
+                (Given((), Sampling(seed=1)), "why?"),
+                (GIVEN, "why?"),
+                (GIVEN, "how?"),
+                (plain, "how?"),
+            ):
+                with pytest.raises(ProviderFailed):
+                    await give(house, given, message)
+
+    once = {"unified": {"fallbacks": ("cache",), "retry": {"attempts_max": 1}, "breaker": {"failures_max": 50}}}
+    rehearsed(story, guards=once)

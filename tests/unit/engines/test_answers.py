@@ -9,14 +9,21 @@ from orchestra.engines.answers import AnswerCache
 from orchestra.engines.apology import TEXT, Apology
 from orchestra.engines.engine import Engine, Task
 from orchestra.errors import NotFound
-from orchestra.model import Chunk, Delta, Finish, Message, Recollection, Session
+from orchestra.model import Chunk, Delta, Finish, Message, Profile, Recollection, Sampling, Session
 
 FINISH = Finish("stop", "model")
 
 
-def task(message: str, *history: str, recalled: tuple[Recollection, ...] = ()) -> Task:
+def task(
+    message: str,
+    *history: str,
+    recalled: tuple[Recollection, ...] = (),
+    sampling: Sampling | None = None,
+    profile: Profile | None = None,
+) -> Task:
     messages = tuple(Message("user", text) for text in history)
-    return Task("c", message, Session("s", "session:s", 0, 0.0, 0.0, messages), recalled)
+    session = Session("s", "session:s", 0, 0.0, 0.0, messages, profile=profile or Profile())
+    return Task("c", message, session, recalled, sampling or Sampling())
 
 
 def said(engine: Engine, it: Task) -> list[Chunk]:
@@ -50,6 +57,9 @@ def test_the_same_question_is_answered_again() -> None:
         task("why?", "earlier"),
         task("why?", recalled=(Recollection("mine", 0.9),)),
         task("why?", recalled=(Recollection("yours", 0.8),)),
+        task("why?", sampling=Sampling(temperature=0.0)),
+        task("why?", profile=Profile(system="Be brief.")),
+        task("why?", profile=Profile(context={"language": "fr"})),
     ],
 )
 def test_another_question_is_not(other: Task) -> None:
