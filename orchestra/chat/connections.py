@@ -280,7 +280,8 @@ class ConnectionPool:
         self._clients: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
         self._connections: dict[str, Connection] = {}
-        self._draining = False
+        self._emptied: asyncio.Future[None] | None = None
+        self.draining = False
 
     def __len__(self) -> int:
         return self._count
@@ -310,10 +311,21 @@ class ConnectionPool:
             self._count -= 1
             _count_down(self._clients, client_id)
             _count_down(self._addresses, address)
+            if not self._count and self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
+
+    def check_open(self) -> None:
+        """Refuse where no more connections are wanted.
+
+        Raises
+        ------
+        ShuttingDown
+        """
+        if self.draining:
+            raise ShuttingDown("the instance is shutting down: connect again", retry_after_seconds=1)
 
     def _check(self, client_id: str, address: str) -> None:
-        if self._draining:
-            raise ShuttingDown("the instance is shutting down: connect again", retry_after_seconds=1)
+        self.check_open()
         held = (
             (self._count, self._limits.process, "this instance", "connect later, or to another"),
             (self._clients.get(client_id, 0), self._limits.client, "this client id", "close one"),
@@ -333,9 +345,11 @@ class ConnectionPool:
         """Tell it no more."""
         self._connections.pop(connection.id, None)
 
-    def drain(self) -> None:
-        """Admit no more."""
-        self._draining = True
+    async def emptied(self) -> None:
+        """Return when none is left."""
+        if self._count:
+            self._emptied = self._emptied or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._emptied)
 
 
 def _count_down(counts: dict[str, int], key: str) -> None:

@@ -11,7 +11,8 @@ repeated between the two. A turn that ran before the connection stood stays sile
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -108,30 +109,35 @@ class ConnectionHandlers:
         told = None
         while (level := self.level_frame()) != told:
             data = msgspec.json.encode(level)
-            await self._tell(lambda data=data: data)  # type: ignore[misc]
+            async for connection in self._all():
+                connection.push(data)
             told = level
         self._telling = None
 
-    async def _tell(self, frame: Callable[[], bytes]) -> None:
-        """Send everybody a frame, a few in each step of the loop."""
+    async def _all(self) -> AsyncIterator[Connection]:
+        """Yield all connections, a few in each step of the loop."""
         for number, connection in enumerate(self.pool.connections):
             if number % TOLD_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            connection.push(frame())
+            yield connection
 
     async def drain(self, seconds_max: float) -> None:
-        """Admit no more connections and turns, tell clients to go elsewhere, and close when turns have ended.
+        """Admit no more connections and turns, send clients elsewhere, and close when the running turns have ended.
 
         Parameters
         ----------
         seconds_max : float
             How long running turns may go on; then they are stopped, and their clients may send them again.
         """
-        self.pool.drain()
-        await self._tell(lambda: msgspec.json.encode(self._goodbye()))
+        self.pool.draining = True
+        async for connection in self._all():
+            connection.send(self._goodbye())
         await self.turns.drain(seconds_max)
-        for connection in self.pool.connections:
+        async for connection in self._all():
             connection.close(1012, "the instance is shutting down: connect again")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.CLOSE_SECONDS_MAX):
+                await self.pool.emptied()
 
     def _goodbye(self) -> Goodbye:
         after = RECONNECT_SECONDS + self.entropy.random() * RECONNECT_SPREAD_SECONDS
@@ -165,12 +171,12 @@ class ConnectionHandler:
         Raises
         ------
         OrchestraError
-            The session cannot be had.
+            The session cannot be had, or no more connections are wanted.
         """
         shared, connection = self._shared, self._connection
         session_id = connection.session_id
         self._stop_listening = shared.turns.listen(session_id, self._deliver)
-        opened = await shared.sessions.open(session_id, None, connection.id, create=True)
+        session = await shared.sessions.restore(session_id, None, connection.id, create=True)
         latest = shared.conversations.latest(session_id, limit=limits.READY_TURNS_MAX)
         history = _within(await shared.calls("conversations", connection.id, latest))
         live = await shared.turns.running(session_id)
@@ -181,7 +187,7 @@ class ConnectionHandler:
                 connection.id,
                 connection.client_id,
                 session_id,
-                max(opened.session.version, history[-1].number if history else 0),
+                max(session.version, history[-1].number if history else 0),
                 level.level,
                 level.off,
                 history,
@@ -191,6 +197,8 @@ class ConnectionHandler:
         )
         known = {turn.id for turn in history}
         self._release(lambda entry: entry.frame.turn_id not in known)
+        shared.pool.add(connection)
+        shared.pool.check_open()
 
     async def handle(self, frame: ClientFrame) -> None:
         """Do what the client asks."""
@@ -205,7 +213,7 @@ class ConnectionHandler:
                 self._connection.send(Pong(frame.id))
 
     async def close(self) -> None:
-        """Follow nothing any more."""
+        """Follow nothing any more, and let the session live a day from now."""
         if self._stop_listening is not None:
             self._stop_listening()
         tasks = tuple(self._watching.values())
@@ -213,6 +221,9 @@ class ConnectionHandler:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._connection.received:
+            with suppress(OrchestraError):  # it was saved with each of its turns; this only lets it live longer
+                await self._shared.sessions.restore(self._connection.session_id, None, self._connection.id)
 
     async def _message(self, frame: SendMessage) -> None:
         validate_id("$.id", frame.id, "send an id of your own, new for each message")

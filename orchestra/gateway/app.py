@@ -16,10 +16,11 @@ from sanic.handlers import ErrorHandler
 from sanic.response import BaseHTTPResponse
 
 from orchestra import limits
+from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.events import Lifecycle
-from orchestra.gateway import apidoc, export, http, openai, operators, probes, sessions, status, websocket
+from orchestra.gateway import apidoc, asyncapi, export, http, openai, operators, probes, sessions, status, websocket
 from orchestra.gateway.openai_errors import error_response
 from orchestra.gateway.passage import error_of, identify, tell_finished
 from orchestra.gateway.problems import problem_response
@@ -38,6 +39,9 @@ class Service:
 
 DOORS = (http, openai, sessions, export, status, operators)
 """Where users and operators come in, as the OpenAPI document describes them."""
+
+LEFT_SECONDS_MIN = 1.0
+"""For connections to close after the last turn has ended, however late that was."""
 
 App = Sanic[Config, SimpleNamespace]
 Opener = Callable[[], AbstractAsyncContextManager[Service]]
@@ -62,7 +66,8 @@ def create_app(name: str, settings: Settings, opener: Opener) -> App:
         each.add_routes(app)
     probes.add_routes(app)
     websocket.add_routes(app)
-    _add_lifecycle(app, opener)
+    asyncapi.add_routes(app)
+    _add_lifecycle(app, opener, settings.shutdown_seconds_max)
     app.register_middleware(_arrive, "request")
     app.register_middleware(_depart, "response")
     return app
@@ -80,18 +85,27 @@ def _configure(app: App, settings: Settings) -> None:
     )
 
 
-def _add_lifecycle(app: App, opener: Opener) -> None:
+def _add_lifecycle(app: App, opener: Opener, shutdown_seconds_max: float) -> None:
     async def start(app: App) -> None:
         app.ctx.opened = opener()
         app.ctx.service = await app.ctx.opened.__aenter__()
         await app.ctx.service.container.resolve(HealthMonitor)  # looks at health from now on, also without traffic
         _tell(app, "up")
 
+    async def drain(app: App) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + shutdown_seconds_max
+        handlers = await app.ctx.service.container.resolve(ConnectionHandlers)
+        await handlers.drain(shutdown_seconds_max)
+        # what Sanic then gives the connections that are left, so that both together stay within the bound
+        app.config.GRACEFUL_SHUTDOWN_TIMEOUT = max(end - loop.time(), LEFT_SECONDS_MIN)
+
     async def stop(app: App) -> None:
         _tell(app, "down")
         await app.ctx.opened.__aexit__(None, None, None)
 
     app.register_listener(start, "before_server_start")
+    app.register_listener(drain, "before_server_stop")
     app.register_listener(stop, "after_server_stop")
 
 

@@ -65,9 +65,9 @@ async def _serve(handlers: ConnectionHandlers, connection: Connection, correlati
     who = (connection.id, connection.client_id, connection.session_id, correlation_id)
     handlers.hook(ConnectionOpened(handlers.now(), *who))
     handler = ConnectionHandler(handlers, connection)
-    handlers.pool.add(connection)
     try:
-        await _converse(handlers, handler, connection)
+        with handlers.sessions.held(connection.session_id):
+            await _converse(handlers, handler, connection)
     except Closed:
         pass
     finally:
