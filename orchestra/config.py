@@ -72,6 +72,9 @@ class Settings(Policy):
     )
     alternate_key: SecretStr | None = setting(None, "secret", "API key of the second provider.")
     alternate_model: str | None = setting(None, "name", "Model to ask the second provider for.", min_length=1)
+    request_seconds_max: float = setting(
+        30.0, "seconds", "How long a request may take to arrive, headers and body; then it is refused.", gt=0, le=3600
+    )
     turn_seconds_max: float = setting(75.0, "seconds", "One turn, from admission to the durable reply.", gt=0, le=3600)
     turns_inflight_max: int = setting(
         1024, "turns", "Turns at once in each process; more are shed with status 503.", ge=1, le=1_000_000

@@ -1,7 +1,8 @@
 """The OpenAPI document: what the routes take and give, read off the very structs that the code decodes and encodes."""
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from sanic import HTTPResponse, Sanic
@@ -19,11 +20,11 @@ Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, HTTPRespons
 
 
 def route(
-    gives: type | None,
+    gives: type | UnionType | None,
     description: str,
     *,
     status: int = 200,
-    takes: type | None = None,
+    takes: type | UnionType | None = None,
     takes_as: str = JSON_TYPE,
     also: str | None = None,
     operator: bool = False,
@@ -33,7 +34,7 @@ def route(
 
     Parameters
     ----------
-    gives, takes : type, optional
+    gives, takes : type or union of them, optional
         The structs that its answer and its body are.
     description : str
         Of the answer.
@@ -71,7 +72,9 @@ def parameter(name: str, description: str, *, location: str = "query", **schema:
     return decorated
 
 
-def _ref(model: type) -> dict[str, str]:
+def _ref(model: type | UnionType) -> dict[str, Any]:
+    if isinstance(model, UnionType):
+        return {"oneOf": [_ref(each) for each in get_args(model)]}
     return {"$ref": _REF.format(name=model.__name__)}
 
 

@@ -20,7 +20,7 @@ from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.events import Lifecycle
-from orchestra.gateway import apidoc, asyncapi, export, http, openai, operators, probes, sessions, status, websocket
+from orchestra.gateway import apidoc, asyncapi, export, http, openai, operators, probes, sessions, status, versions, websocket
 from orchestra.gateway.openai_errors import error_response
 from orchestra.gateway.passage import error_of, identify, tell_finished
 from orchestra.gateway.problems import problem_response
@@ -81,6 +81,7 @@ def _configure(app: App, settings: Settings) -> None:
         MOTD=False,
         OAS_UI_DEFAULT="swagger",
         REQUEST_MAX_SIZE=limits.REQUEST_BYTES_MAX,
+        REQUEST_TIMEOUT=settings.request_seconds_max,
         RESPONSE_TIMEOUT=settings.turn_seconds_max + settings.store_seconds_max,  # the turn's own limit answers first
     )
 
@@ -122,12 +123,14 @@ async def _depart(request: Request, response: BaseHTTPResponse) -> None:
     identify(request)  # it has none where it was refused before it was routed
     response.headers["X-Request-ID"] = request.ctx.correlation_id
     response.headers["traceparent"] = request.ctx.trace.traceparent
+    if versions.speaks_v1(request):
+        response.headers.update(versions.DEPRECATION_HEADERS)
     if not request.ctx.streams:
         tell_finished(request, response.status)
 
 
 class ProblemHandler(ErrorHandler):
-    """Answers every error, ours and Sanic's: with a problem, but where OpenAI's clients come in, as these read it."""
+    """Answers every error, ours and Sanic's: with a problem, but clients of OpenAI and of version 1 as they read it."""
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """Answer `exception`."""
@@ -135,4 +138,6 @@ class ProblemHandler(ErrorHandler):
         error = error_of(request, exception)
         if request.path.startswith(openai.PREFIX):
             return error_response(error)
+        if versions.speaks_v1(request):
+            return versions.error_response(error, request.ctx.correlation_id)
         return problem_response(error, request.ctx.correlation_id)

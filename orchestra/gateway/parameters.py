@@ -10,6 +10,7 @@ from orchestra.errors import InvalidRequest
 TIMEOUT_HEADER = "X-Request-Timeout"
 TIMEOUT_SECONDS_MAX = 3600.0
 KEY_HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotency-Replayed"
 PLACE_HEADER = "Last-Event-ID"
 PREFER_HEADER = "Prefer"
 NO_RESUME = "no-resume"
@@ -39,7 +40,7 @@ def refuse_unknown(query: Mapping[str, Sequence[str]], known: Collection[str]) -
     for name, values in query.items():
         if name not in known:
             raise InvalidRequest(
-                f"there is no parameter {_shown(name)}: use {' and '.join(known)}, or leave it out",
+                f"there is no parameter {shown(name)}: use {' and '.join(known)}, or leave it out",
                 field=name[:SHOWN_CHARS_MAX],
             )
         if len(values) > 1:
@@ -58,7 +59,7 @@ def whole_number(query: Mapping[str, Sequence[str]], name: str, *, default: int,
     if _WHOLE.fullmatch(text) and least <= int(text) <= most:
         return int(text)
     raise InvalidRequest(
-        f"{name} is {_shown(text)}: send a whole number from {least} to {most}, or leave it out", field=name
+        f"{name} is {shown(text)}: send a whole number from {least} to {most}, or leave it out", field=name
     )
 
 
@@ -72,7 +73,7 @@ def choice(query: Mapping[str, Sequence[str]], name: str, among: Collection[str]
     """
     if name not in query or query[name][0] in among:
         return query[name][0] if name in query else None
-    raise InvalidRequest(f"{name} is {_shown(query[name][0])}: send {' or '.join(among)}, or leave it out", field=name)
+    raise InvalidRequest(f"{name} is {shown(query[name][0])}: send {' or '.join(among)}, or leave it out", field=name)
 
 
 def timeout_seconds(headers: Headers) -> float | None:
@@ -90,7 +91,7 @@ def timeout_seconds(headers: Headers) -> float | None:
     if _DECIMAL.fullmatch(text) and 0 < float(text) <= TIMEOUT_SECONDS_MAX:
         return float(text)
     raise InvalidRequest(
-        f"{TIMEOUT_HEADER} is {_shown(text)}: send seconds above 0 and up to {TIMEOUT_SECONDS_MAX:g}, such as 2.5, "
+        f"{TIMEOUT_HEADER} is {shown(text)}: send seconds above 0 and up to {TIMEOUT_SECONDS_MAX:g}, such as 2.5, "
         "or leave it out",
         field=TIMEOUT_HEADER,
     )
@@ -123,7 +124,7 @@ def resumed_place(headers: Headers) -> Place | None:
     if limits.is_id(session_id) and limits.is_id(turn_id) and _WHOLE.fullmatch(seq) and int(seq) <= SEQ_MAX:
         return Place(session_id, turn_id, int(seq))
     raise InvalidRequest(
-        f"{PLACE_HEADER} is {_shown(text)}: send the id of the last event that came, or leave it out",
+        f"{PLACE_HEADER} is {shown(text)}: send the id of the last event that came, or leave it out",
         field=PLACE_HEADER,
     )
 
@@ -147,7 +148,7 @@ def idempotency_key(headers: Headers) -> str | None:
     if limits.is_id(key):
         return key
     raise InvalidRequest(
-        f"{KEY_HEADER} is {_shown(text)}: send 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', "
+        f"{KEY_HEADER} is {shown(text)}: send 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', "
         "starting with a letter or digit, a new one for each turn, or leave it out",
         field=KEY_HEADER,
     )
@@ -168,5 +169,7 @@ def wants_events(headers: Headers) -> bool:
     return any(each.partition(";")[0].strip() == EVENT_STREAM for each in ranges)
 
 
-def _shown(text: str) -> str:
+def shown(value: object) -> str:
+    """Write what a client sent, shortened, for a message to it."""
+    text = value if isinstance(value, str) else str(value)
     return repr(text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "...")

@@ -10,7 +10,6 @@ from sanic.exceptions import SanicException
 
 from orchestra import limits
 from orchestra.errors import (
-    DeadlineExceeded,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -32,6 +31,12 @@ class ClientGone(OrchestraError):
     """The client went away before its answer: what nginx logs as 499, and no client sees."""
 
     kind, title, status, close_code = "cancelled", "Client closed the request", 499, 1001
+
+
+class ArrivedLate(OrchestraError):
+    """The request did not arrive whole in time."""
+
+    kind, title, status, close_code, retryable = "request-timeout", "Request timed out", 408, 1008, True
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,7 +118,7 @@ _TRANSLATIONS: tuple[tuple[type[SanicException], Callable[[SanicException], Orch
     ),
     (
         exceptions.RequestTimeout,
-        lambda _: DeadlineExceeded("the request did not arrive in time: send it again"),
+        lambda _: ArrivedLate("the request did not arrive in time: send it at once, headers and body"),
     ),
     (exceptions.ServiceUnavailable, lambda _: Overloaded("the service did not answer in time: try again")),
     (SanicException, _client_error),

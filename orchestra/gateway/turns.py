@@ -20,7 +20,6 @@ from orchestra.gateway.parameters import (
     resumed_place,
     whole_number,
 )
-from orchestra.gateway.problems import CONTENT_TYPE
 from orchestra.security.validation import validate_id
 
 DOCUMENTED = (frames.Started, frames.DeltaFrame, frames.Done, frames.ErrorFrame)
@@ -33,9 +32,8 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     app.add_route(cancel, PATH, methods=["DELETE"])
 
 
-@openapi.response(200, {EVENT_STREAM: {"type": "string"}}, "The turn's events")
+@apidoc.route(None, "The turn's events", also=EVENT_STREAM)
 @openapi.response(204, description="There are no more: an `EventSource` stops to ask.")
-@openapi.response("default", {CONTENT_TYPE: {"$ref": "#/components/schemas/Problem"}}, "What went wrong")
 @apidoc.parameter("after", "Behind which number.", type="integer", minimum=0, maximum=SEQ_MAX, default=0)
 @apidoc.parameter(
     PLACE_HEADER, "The id of the last event that came; has precedence over `after`.", location="header", type="string"
@@ -65,8 +63,7 @@ async def events(request: Request, session_id: str, turn_id: str) -> HTTPRespons
     return await sse.answer(request, watch, {}, resumed=True)
 
 
-@openapi.response(202, description="The turn is being stopped, unless it has ended.")
-@openapi.response("default", {CONTENT_TYPE: {"$ref": "#/components/schemas/Problem"}}, "What went wrong")
+@apidoc.route(None, "The turn is being stopped, unless it has ended", status=202)
 @openapi.summary("Cancel one turn")
 @openapi.description(
     "Stops the turn, on whichever instance it runs: its provider's connection closes, nothing of it is kept, and its "

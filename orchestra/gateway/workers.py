@@ -20,6 +20,7 @@ from sanic import Sanic
 from orchestra.errors import ConfigurationError
 from orchestra.events import Hook, Lifecycle
 from orchestra.gateway.app import App
+from orchestra.gateway.arrival import TimedProtocol
 
 MakeApp = Callable[[], App]
 
@@ -65,7 +66,14 @@ def run_one(
     """Serve in this process until one of `signals` comes."""
     app = make_app()
     _stop_on(app, signals)
-    app.prepare(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
+    app.prepare(
+        sock=listener,
+        protocol=TimedProtocol,
+        single_process=True,
+        register_sys_signals=False,
+        motd=False,
+        access_log=False,
+    )
     Sanic.serve_single(primary=app)
 
 

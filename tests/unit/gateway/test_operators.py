@@ -231,7 +231,8 @@ def test_the_openapi_document_describes_the_routes(visit: Any) -> None:
             (LEVEL, "post", "LevelOrder", "Ordered", True),
             ("/operator/breakers/{name}", "post", "BreakerOrder", "Ordered", True),
             ("/chat/v2/sessions/{session_id}", "get", None, "History", False),
-            ("/chat/v2/chat", "post", "ChatRequest", "ChatReply", False),
+            ("/chat/v2/chat", "post", "RequestV2", "ChatReply", False),
+            ("/chat/v1/chat", "post", "RequestV1", "ReplyV1", False),
         ):
             operation = paths[path][method]
             content = operation["responses"]["200"]["content"]
