@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -78,6 +78,50 @@ class Client:
         for turn in turns:
             kept = replace(turn, session_id=session_id, id=f"{session_id}-{turn.number}")
             await self.service.ports.conversations.append(kept, f"session:{session_id}")
+
+
+class Talk:
+    """A client's side of a WebSocket, frame by frame."""
+
+    def __init__(self, socket: asgi.Socket) -> None:
+        self.socket = socket
+
+    def say(self, frame: str, **fields: Any) -> None:
+        self.socket.send(json.dumps({"type": frame, **fields}))
+
+    async def hear(self) -> dict[str, Any]:
+        """Return the next frame."""
+        return json.loads(await self.socket.receive())
+
+    async def until(self, frame: str) -> list[dict[str, Any]]:
+        """Return the frames up to the first of that type, which is the last."""
+        heard = [await self.hear()]
+        while heard[-1]["type"] != frame:
+            heard.append(await self.hear())
+        return heard
+
+    async def closed(self) -> tuple[int, str]:
+        """Return code and reason of the close that follows; other frames may come before it."""
+        try:
+            while True:
+                await self.socket.receive()
+        except asgi.Closed as closed:
+            return closed.code, closed.reason
+
+
+@pytest.fixture
+def talking() -> Callable[..., AbstractAsyncContextManager[Talk]]:
+    """Open a WebSocket: ``async with talking(client, "anna", "lake") as talk``; `ready` is yet to be heard."""
+
+    @asynccontextmanager
+    async def talked(
+        client: Client, client_id: str = "anna", session_id: str = "lake", *, address: str = "203.0.113.1"
+    ) -> AsyncIterator[Talk]:
+        path = f"/chat/ws/{client_id}/{session_id}"
+        async with asgi.websocket(client.app, path, client=(address, 50_000)) as socket:
+            yield Talk(socket)
+
+    return talked
 
 
 Visit = Callable[..., None]
