@@ -27,6 +27,15 @@ ANSWERS_MAX = 1_000
 ANSWERS_CHARS_MAX = 4_000_000
 ANSWER_SECONDS_MAX = 3600.0
 
+# live turns and the instances that run them
+LEASE_SECONDS = 5.0
+CLAIM_SECONDS = 3600
+LOG_SECONDS = 60.0
+LOGS_MAX = 1_000
+LOGS_BYTES_MAX = 32_000_000
+RELAY_MESSAGE_BYTES_MAX = 256_000
+RELAY_WAITING_BYTES_MAX = 4_000_000
+
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:\-]{{0,{ID_CHARS_MAX - 1}}}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -78,22 +87,6 @@ def estimated_tokens(text: str) -> int:
     """
     return len(_TOKENS.findall(text)) or 1
 
-
-# one WebSocket
-TURNS_PER_CONNECTION_MAX = 8
-FRAMES_PER_SECOND_MAX = 100.0
-FRAMES_BURST_MAX = 200
-INBOX_FRAMES_MAX = 16
-INBOX_BYTES_MAX = 64_000
-OUTBOX_FRAMES_MAX = 10_000
-OUTBOX_BYTES_MAX = 1_000_000
-READY_TURNS_MAX = 20
-READY_BYTES_MAX = 256_000
-PING_SECONDS = 20.0
-PONG_SECONDS_MAX = 20.0
-CLOSE_SECONDS_MAX = 5.0
-CLOSE_REASON_BYTES_MAX = 123
-"""A control frame holds 125 bytes, of which the code takes two (RFC 6455, section 5.5.1)."""
 
 # one WebSocket
 TURNS_PER_CONNECTION_MAX = 8

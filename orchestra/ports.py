@@ -8,7 +8,7 @@ is `InvalidRequest`, and an embedding of other than `limits.EMBEDDING_DIMENSIONS
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestra.events import Hook
 from orchestra.model import (
@@ -223,6 +223,90 @@ class Fleet(Protocol):
         ...
 
 
+class Claim(NamedTuple):
+    """What a relay knows of a turn that is to run here.
+
+    Parameters
+    ----------
+    holder : str or None
+        The other instance that runs it and lives; None where the turn is now this instance's to run.
+    number : int
+        How many runs of the turn there were before this one.
+    about : str
+        What the first run of the turn was said to be about.
+    """
+
+    holder: str | None
+    number: int
+    about: str
+
+
+class Found(NamedTuple):
+    """Which instance has a turn's log, whether that instance lives, and whether the turn runs."""
+
+    holder: str
+    alive: bool
+    runs: bool
+
+
+class Relay(Protocol):
+    """What instances tell each other of turns that run. Best effort: whoever asks must do without where it is away.
+
+    What is not awaited returns at once, and is sent in the order in which it was given.
+    """
+
+    @property
+    def instance(self) -> str:
+        """The address of this instance, unlike any other's."""
+        ...
+
+    async def claim(self, turn_id: str, about: str) -> Claim:
+        """Take the turn for this instance, unless another that lives has it.
+
+        An instance lives as long as it renews its lease of `limits.LEASE_SECONDS`, which it does by itself. A claim is
+        kept for `limits.CLAIM_SECONDS`, and for `limits.LOG_SECONDS` after `end`.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        ...
+
+    def begin(self, session_id: str, turn_id: str) -> None:
+        """Let others know that the turn runs here."""
+        ...
+
+    def end(self, session_id: str, turn_id: str, *, kept: bool) -> None:
+        """Let others know that the turn has ended; where `kept`, that its log is here for `limits.LOG_SECONDS`."""
+        ...
+
+    async def find(self, session_id: str, turn_id: str) -> Found | None:
+        """Return where the turn runs, or ran a moment ago and is kept.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        ...
+
+    async def running(self, session_id: str) -> dict[str, str]:
+        """Return the turns of the session that run on instances that live, and on which.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        ...
+
+    def tell(self, address: str, message: bytes) -> None:
+        """Send `message` to all who hear `address` now. It may be lost; what arrives arrives in order."""
+        ...
+
+    def hear(self, address: str, deliver: Callable[[bytes], None]) -> Callable[[], None]:
+        """Let `deliver` get what is told to `address` from soon on, also by this instance; return how to end that."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """Everything from outside that one orchestra runs on."""
@@ -236,6 +320,7 @@ class Ports:
     provider: Provider
     hook: Hook
     fleet: Fleet
+    relay: Relay
     alternate: Provider | None = None
     offline: Provider | None = None
 

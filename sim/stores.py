@@ -7,13 +7,15 @@ after the same time, and has then done nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from random import Random
 
 from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
+from orchestra.adapters.inprocess_relay import InProcessRelay
 from orchestra.errors import StoreUnavailable
 from orchestra.model import ConversationHead, Memory, Profile, Recollection, Session, Tally, Turn
-from orchestra.ports import Clock
+from orchestra.ports import Claim, Clock, Found
 from sim.distributions import Distribution
 from sim.faults import Faults, StoreName
 
@@ -178,3 +180,72 @@ class ModelledFleet:
         """Let `order` stand for `target`, or none any more."""
         await self._wire.cross()
         await self._fleet.order(target, order)
+
+
+class ModelledRelay:
+    """`InProcessRelay` at the end of a wire: that of the sessions, since it is their Redis that relays.
+
+    What is not awaited crosses the wire together with all that was given meanwhile, as in a pipeline; while the store
+    is down, it is lost.
+    """
+
+    def __init__(self, relay: InProcessRelay, wire: Wire) -> None:
+        self.relay = relay
+        self._wire = wire
+        self._waiting: list[Callable[[], None]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    @property
+    def instance(self) -> str:
+        """The address of this instance."""
+        return self.relay.instance
+
+    async def claim(self, turn_id: str, about: str) -> Claim:
+        """Take the turn for this instance, unless another that lives has it."""
+        await self._wire.cross()
+        return await self.relay.claim(turn_id, about)
+
+    def begin(self, session_id: str, turn_id: str) -> None:
+        """Let others know that the turn runs here."""
+        self._send(lambda: self.relay.begin(session_id, turn_id))
+
+    def end(self, session_id: str, turn_id: str, *, kept: bool) -> None:
+        """Let others know that the turn has ended, and whether its log is here."""
+        self._send(lambda: self.relay.end(session_id, turn_id, kept=kept))
+
+    async def find(self, session_id: str, turn_id: str) -> Found | None:
+        """Return where the turn runs, or ran a moment ago and is kept."""
+        await self._wire.cross()
+        return await self.relay.find(session_id, turn_id)
+
+    async def running(self, session_id: str) -> dict[str, str]:
+        """Return the turns of the session that run on instances that live, and on which."""
+        await self._wire.cross()
+        return await self.relay.running(session_id)
+
+    def tell(self, address: str, message: bytes) -> None:
+        """Send `message` to all who hear `address` when it arrives."""
+        self._send(lambda: self.relay.tell(address, message))
+
+    def hear(self, address: str, deliver: Callable[[bytes], None]) -> Callable[[], None]:
+        """Let `deliver` get what is told to `address`, and return how to end that."""
+        return self.relay.hear(address, deliver)
+
+    async def aclose(self) -> None:
+        """Return once nothing is on its way any more."""
+        if self._sender is not None:
+            await asyncio.wait((self._sender,))
+
+    def _send(self, act: Callable[[], None]) -> None:
+        self._waiting.append(act)
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._cross())
+
+    async def _cross(self) -> None:
+        while batch := self._waiting:
+            self._waiting = []
+            with suppress(StoreUnavailable):
+                await self._wire.cross()
+                for act in batch:
+                    act()
+        self._sender = None

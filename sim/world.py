@@ -17,6 +17,7 @@ from sanic import Sanic
 
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
 from orchestra.ports import ConversationStore, Ports, SessionStore
@@ -31,7 +32,7 @@ from sim.journal import Audited, Entry, FaultEnded, FaultStarted, Journal, RunFi
 from sim.provider import ModelledProvider, Plan, Tokens
 from sim.scenario import Scenario, settings_of
 from sim.schedule import Fifo
-from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledSessions, Wire
+from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledRelay, ModelledSessions, Wire
 from sim.verdict import Verdict
 from sim.workload import Arrival
 
@@ -126,6 +127,7 @@ class World:
         self._plan = Plan()
         self._sessions = ModelledSessions(self._clock, self._wire("sessions"))
         self._conversations = ModelledConversations(self._wire("conversations"))
+        self._relay = ModelledRelay(InProcessHub().join("world"), self._wire("sessions", "relay"))
         self._provider = ModelledProvider(
             self.env,
             scenario.world.provider,
@@ -206,6 +208,7 @@ class World:
         finally:
             try:
                 await container.dispose()
+                await self._relay.aclose()
             except ExceptionGroup as failures:
                 left_behind.extend(f"container: {each!r}" for each in failures.exceptions)
 
@@ -220,6 +223,7 @@ class World:
             provider=self._provider,
             hook=self._record,
             fleet=ModelledFleet(self._clock, self._wire("sessions", "fleet")),
+            relay=self._relay,
         )
 
     def _wire(self, store: StoreName, stream: str = "") -> Wire:

@@ -67,6 +67,10 @@ class Batcher(Generic[Item, Result]):
         StoreUnavailable
             The batcher is closed, or too many items wait.
         """
+        return await self.put(item)
+
+    def put(self, item: Item) -> asyncio.Future[Result]:
+        """Take `item` for the next batch, and return the future of its outcome; as `submit`, which waits for it."""
         if self._closed:
             raise StoreUnavailable(f"the connection to {self._store} is closed: the service is shutting down")
         if len(self._waiting) >= self._waiting_max:
@@ -80,7 +84,7 @@ class Batcher(Generic[Item, Result]):
             # A task of its own, which starts after all that is ready now has run: what is submitted in this tick
             # shares its first batch. An empty context, lest it carry the first caller's correlation id for ever.
             self._sender = loop.create_task(self._drain(), context=Context())
-        return await outcome
+        return outcome
 
     async def close(self) -> None:
         """Send what waits, for `CLOSE_SECONDS` at most, then refuse the rest."""

@@ -17,6 +17,7 @@ from orchestra.adapters.openai import OpenAIProvider
 from orchestra.adapters.pgvector import PgvectorMemories
 from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.redis import RedisSessions
+from orchestra.adapters.relay import RedisRelay
 from orchestra.adapters.system import SystemClock, SystemEntropy
 from orchestra.config import Settings
 from orchestra.gateway import workers
@@ -25,6 +26,7 @@ from orchestra.ports import Clock, Ports, Provider
 from orchestra.telemetry import telemetry
 
 APP_NAME = "orchestra"
+INSTANCE_BYTES = 8
 
 
 def serve(settings: Settings) -> None:
@@ -59,7 +61,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
     settings : Settings
         With `redis_url` and `database_url` set.
     """
-    clock = SystemClock()
+    clock, entropy = SystemClock(), SystemEntropy()
     async with AsyncExitStack() as stack:
         told = telemetry(settings, clock)
         stack.callback(told.close)
@@ -69,10 +71,12 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
         stack.push_async_callback(sessions.close)
         fleet = RedisFleet(settings.redis_url or "")
         stack.push_async_callback(fleet.aclose)
+        relay = RedisRelay(settings.redis_url or "", instance=entropy.hex(INSTANCE_BYTES), hook=told.hook)
+        stack.push_async_callback(relay.aclose)
         provider, alternate = await stack.enter_async_context(_providers(settings, clock))
         ports = Ports(
             clock=clock,
-            entropy=SystemEntropy(),
+            entropy=entropy,
             sessions=sessions,
             conversations=postgres.conversations,
             memories=PgvectorMemories(postgres),
@@ -80,6 +84,7 @@ async def live_service(settings: Settings) -> AsyncIterator[Service]:
             provider=provider,
             hook=told.hook,
             fleet=fleet,
+            relay=relay,
             alternate=alternate,
             offline=OfflineProvider(),
         )

@@ -11,6 +11,7 @@ import pytest
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess import InProcessFleet, InProcessMemories
+from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.adapters.offline import OfflineProvider
 from orchestra.chat.orchestrator import ChatOrchestrator, Sink
 from orchestra.config import Settings
@@ -104,6 +105,7 @@ class House:
             provider=provider or self.provider,
             hook=self.events.append,
             fleet=InProcessFleet(clock),
+            relay=InProcessHub().join("test"),
             alternate=alternate,
             offline=OfflineProvider(),
         )

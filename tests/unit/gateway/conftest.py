@@ -12,6 +12,7 @@ from sanic import Sanic
 from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess import InProcessFleet
+from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.config import Settings
 from orchestra.events import Event
 from orchestra.gateway.app import Service, create_app
@@ -175,6 +176,7 @@ async def opened(
         provider=provider,
         hook=events.append,
         fleet=fleet(clock),
+        relay=InProcessHub().join("test"),
     )
     complete = Settings(**settings)
     service = Service(compose.build(ports, complete), ports, bytes)
