@@ -20,7 +20,19 @@ from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.config import Settings
 from orchestra.container import DIContainer
 from orchestra.events import Lifecycle
-from orchestra.gateway import apidoc, asyncapi, export, http, openai, operators, probes, sessions, status, versions, websocket
+from orchestra.gateway import (
+    apidoc,
+    asyncapi,
+    export,
+    http,
+    openai,
+    operators,
+    probes,
+    sessions,
+    status,
+    versions,
+    websocket,
+)
 from orchestra.gateway.openai_errors import error_response
 from orchestra.gateway.passage import error_of, identify, tell_finished
 from orchestra.gateway.problems import problem_response
@@ -139,5 +151,5 @@ class ProblemHandler(ErrorHandler):
         if request.path.startswith(openai.PREFIX):
             return error_response(error)
         if versions.speaks_v1(request):
-            return versions.error_response(error, request.ctx.correlation_id)
+            return versions.error_response(request, error)
         return problem_response(error, request.ctx.correlation_id)

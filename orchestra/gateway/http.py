@@ -160,6 +160,7 @@ async def chat_v2(request: Request) -> HTTPResponse | None:
 async def _answer_v1(request: Request) -> HTTPResponse:
     request.ctx.version = V1  # errors, too, are answered as version 1 says them
     asked = request_to_v2(decoded(request.body, request.headers.get("content-type"), RequestV1))
+    request.ctx.adapted = True
     watch, headers = await _begun(request, asked, stream=False)
     async with watch:
         return json_response(reply_to_v1(await watch.reply()), headers)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 from sanic import HTTPResponse, Request
 
 from orchestra.errors import InvalidRequest
@@ -215,18 +216,21 @@ _NAMES_V1 = {"message": "text", "session_id": "conversation_id", "user_id": "use
 
 
 def error_to_v1(problem: Problem) -> ErrorV1:
-    """Return an error as version 1 says it, its fields under the names that they have there."""
+    """Return an error of version 2 as version 1 says it, its field under the name that it has there."""
     name = (problem.field or "").removeprefix("$.")
-    field, message = problem.field, problem.detail
-    if name in _NAMES_V1:
-        field = f"$.{_NAMES_V1[name]}"
-        message = re.sub(rf"\b{name}\b", _NAMES_V1[name], message)
+    if name not in _NAMES_V1:
+        return _as_v1(problem)
+    message = re.sub(rf"\b{name}\b", _NAMES_V1[name], problem.detail)
+    return _as_v1(replace(problem, field=f"$.{_NAMES_V1[name]}", detail=message))
+
+
+def _as_v1(problem: Problem) -> ErrorV1:
     return ErrorV1(
         error=problem.type.removeprefix(TYPE_PREFIX),
-        message=message,
+        message=problem.detail,
         status=problem.status,
         request_id=problem.correlation_id,
-        field=field,
+        field=problem.field,
         retry_after=problem.retry_after_seconds,
     )
 
@@ -236,7 +240,8 @@ def speaks_v1(request: Request) -> bool:
     return getattr(request.ctx, "version", None) == V1 or request.path.startswith(V1_PREFIX)
 
 
-def error_response(fault: Fault, correlation_id: str) -> HTTPResponse:
-    """Return `fault` as a response of version 1."""
-    error = error_to_v1(problem_of(fault, correlation_id))
+def error_response(request: Request, fault: Fault) -> HTTPResponse:
+    """Return `fault` as a response of version 1; what was found before the adapter has version 1's names already."""
+    problem = problem_of(fault, request.ctx.correlation_id)
+    error = error_to_v1(problem) if getattr(request.ctx, "adapted", False) else _as_v1(problem)
     return HTTPResponse(msgspec.json.encode(error), error.status, headers_of(fault), JSON_TYPE)
