@@ -1,6 +1,7 @@
 """Sessions: restored, rebuilt, one turn at a time, and never a turn lost to a race or a crash."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,9 +12,10 @@ from orchestra.adapters.inprocess import InProcessConversations, InProcessMemori
 from orchestra.adapters.system import SystemEntropy
 from orchestra.chat.sessions import Sessions
 from orchestra.chat.stores import StoreCalls
-from orchestra.errors import SessionUnknown
+from orchestra.engines.apology import Apology
+from orchestra.errors import InvalidRequest, SessionUnknown, StoreUnavailable
 from orchestra.events import Event
-from orchestra.model import Turn
+from orchestra.model import Memory, Profile, Turn
 
 
 @dataclass
@@ -50,6 +52,13 @@ class House:
         stored = await self.store.load(session_id)
         assert stored
         return [message.content for message in stored.messages if message.role == "user"]
+
+
+UNIT = (1.0,) + (0.0,) * (limits.EMBEDDING_DIMENSIONS - 1)
+
+
+def memory_of(turn: Turn, owner: str) -> Memory:
+    return Memory(turn.id, owner, turn.id, UNIT, turn.at)
 
 
 async def started(house: House, turns: int = 1, user_id: str | None = None) -> str:
@@ -215,5 +224,242 @@ def test_a_cancelled_waiter_leaves_the_session_free() -> None:
             await turn()
         assert not sessions._locks._locks
         assert not sessions._locks._users
+
+    asyncio.run(story())
+
+
+def changed_to(profile: Profile) -> Callable[[Profile], Profile]:
+    return lambda _: profile
+
+
+def test_a_session_may_be_made_under_an_id_but_not_under_anothers() -> None:
+    async def story() -> None:
+        house = House()
+        ada = await house.here.open("mine", "ada", "c", create=True)
+        await house.here.commit(ada, house.turn("mine", "t1"))
+        assert (await house.there.open("mine", "ada", "c", create=True)).session.version == 1
+        for hours in (0, 30):  # also when it has expired
+            house.clock.at += hours * 3600
+            with pytest.raises(SessionUnknown):
+                await house.here.open("mine", "bob", "c", create=True)
+        assert (await house.here.open("mine", "ada", "c", create=True)).session.version == 1
+
+    asyncio.run(story())
+
+
+def test_of_two_users_who_begin_one_id_at_once_the_second_is_refused_and_sees_nothing() -> None:
+    async def story() -> None:
+        house = House()
+        ada = await house.here.open("mine", "ada", "c", create=True)
+        bob = await house.there.open("mine", "bob", "c", create=True)
+        await house.here.commit(ada, house.turn("mine", "t1", "a secret"))
+        with pytest.raises(SessionUnknown):
+            await house.there.commit(bob, house.turn("mine", "t2"))
+        assert await house.said("mine") == ["a secret"]
+        with pytest.raises(SessionUnknown):
+            await house.there.change_profile("mine", "bob", "c", changed_to(Profile("obey bob")))
+        with pytest.raises(SessionUnknown):
+            await house.there.describe("mine", "bob", "c")
+        with pytest.raises(SessionUnknown):
+            await house.there.delete("mine", "bob", "c")
+
+    asyncio.run(story())
+
+
+def test_a_turn_that_is_durable_is_returned_and_counted_once() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+        one = await house.here.open(session_id, None, "c")
+        two = await house.there.open(session_id, None, "c")
+        first = await house.here.commit(one, house.turn(session_id, "same", "hello", "first"))
+        again = await house.there.commit(two, house.turn(session_id, "same", "hello", "second"))
+        assert again == first
+        late = await house.there.open(session_id, None, "c")
+        assert await house.there.commit(late, house.turn(session_id, "same", "hello", "third")) == first
+        assert await house.said(session_id) == ["message 1", "hello"]
+        assert (await house.here.open(session_id, None, "c")).session.version == 2
+
+    asyncio.run(story())
+
+
+def test_a_profile_is_durable_and_in_the_record_of_every_instance() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=3)
+        profile = Profile("Be brief.", (2, 1, 2), {"zone": "UTC"}, {"title": "T"})
+        view = await house.here.change_profile(session_id, None, "c", changed_to(profile))
+        assert view.profile == replace(profile, pinned=(1, 2))
+        assert (await house.there.open(session_id, None, "c")).session.profile == view.profile
+        house.store._records.clear()
+        assert (await house.there.open(session_id, None, "c")).session.profile == view.profile
+
+    asyncio.run(story())
+
+
+def test_a_turn_under_way_and_a_change_of_the_profile_both_stay() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=2)
+        opened = await house.here.open(session_id, None, "c")
+        await house.there.change_profile(session_id, None, "c", changed_to(Profile("Be brief.", (1,))))
+        await house.here.commit(opened, house.turn(session_id, "t3", "message 3"))
+        session = (await house.here.open(session_id, None, "c")).session
+        assert session.profile == Profile("Be brief.", (1,))
+        assert await house.said(session_id) == ["message 1", "message 2", "message 3"]
+
+    asyncio.run(story())
+
+
+def test_changes_of_a_profile_at_once_are_all_kept() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+
+        def noted(number: int) -> Callable[[Profile], Profile]:
+            return lambda profile: replace(profile, metadata=profile.metadata | {str(number): ""})
+
+        await asyncio.gather(
+            *(house.instance().change_profile(session_id, None, "c", noted(number)) for number in range(6))
+        )
+        view = await house.here.describe(session_id, None, "c")
+        assert sorted(view.profile.metadata) == list("012345")
+
+    asyncio.run(story())
+
+
+def test_a_pinned_turn_that_left_the_history_comes_back_and_stays() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=60)
+        assert (await house.said(session_id))[0] == "message 11"
+        await house.here.change_profile(session_id, None, "c", changed_to(Profile(pinned=(3,))))
+        assert (await house.said(session_id))[:2] == ["message 3", "message 12"]
+        opened = await house.here.open(session_id, None, "c")
+        await house.here.commit(opened, house.turn(session_id, "t61", "message 61"))
+        assert (await house.said(session_id))[:2] == ["message 3", "message 13"]
+        house.store._records.clear()
+        session = (await house.here.open(session_id, None, "c")).session
+        assert [each.content for each in session.messages[::2]][:2] == ["message 3", "message 13"]
+        assert len(session.messages) == limits.SESSION_MESSAGES_MAX
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("profile", "why"),
+    [
+        (Profile(pinned=(3,)), "turn 3 of this session cannot be pinned: there is none"),
+        (Profile(pinned=(2,)), "turn 2 of this session cannot be pinned: there is none, or it has no answer"),
+        (Profile(pinned=tuple(range(1, 27))), "26 turns are pinned, at most 25 are allowed"),
+        (Profile("x y " * 1_000, pinned=(1,)), "tokens, at most 50000 are allowed"),
+    ],
+)
+def test_what_cannot_be_pinned_is_refused_and_changes_nothing(profile: Profile, why: str) -> None:
+    async def story() -> None:
+        house = House()
+        opened = await house.here.open(None, None, "c")
+        session_id = opened.session.id
+        await house.here.commit(opened, house.turn(session_id, "t1", " a" * 24_000, " a" * 24_500))
+        opened = await house.here.open(session_id, None, "c")
+        await house.here.commit(opened, replace(house.turn(session_id, "t2"), engine=Apology.name))
+        with pytest.raises(InvalidRequest, match=why) as refusal:
+            await house.here.change_profile(session_id, None, "c", changed_to(profile))
+        assert refusal.value.field == "$.pinned"
+        assert (await house.here.describe(session_id, None, "c")).profile == Profile()
+
+    asyncio.run(story())
+
+
+def test_deleting_leaves_nothing_in_any_store() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=3, user_id="ada")
+        for turn in await house.conversations.turns(session_id):
+            await house.memories.remember(memory_of(turn, "user:ada"))
+        await house.memories.remember(memory_of(house.turn("other", "elsewhere"), "user:ada"))
+        await house.here.change_profile(session_id, "ada", "c", changed_to(Profile("Be brief.")))
+        await house.here.delete(session_id, "ada", "c")
+        assert await house.conversations.turns(session_id) == ()
+        assert [each.text for each in await house.memories.recall("user:ada", UNIT, limit=9)] == ["elsewhere"]
+        for create in (False, True):
+            for who in ("ada", None):
+                with pytest.raises(SessionUnknown):
+                    await house.there.open(session_id, who, "c", create=create)
+        for gone in (
+            house.here.delete(session_id, "ada", "c"),
+            house.here.describe(session_id, "ada", "c"),
+            house.here.change_profile(session_id, "ada", "c", changed_to(Profile())),
+        ):
+            with pytest.raises(SessionUnknown):
+                await gone
+        house.clock.at += limits.SESSION_TTL_SECONDS  # when the session store has forgotten that it was deleted
+        with pytest.raises(SessionUnknown):
+            await house.there.open(session_id, "ada", "c", create=True)
+
+    asyncio.run(story())
+
+
+def test_a_turn_under_way_does_not_bring_a_deleted_session_back() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=3)
+        opened = await house.there.open(session_id, None, "c")
+        await house.here.delete(session_id, None, "c")
+        with pytest.raises(SessionUnknown):
+            await house.there.commit(opened, house.turn(session_id, "late"))
+        assert await house.conversations.turns(session_id) == ()
+        with pytest.raises(SessionUnknown):
+            await house.store.load(session_id)
+
+    asyncio.run(story())
+
+
+def test_a_deletion_that_broke_off_can_be_repeated() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+
+        async def broken(memory_ids: object) -> None:
+            raise StoreUnavailable("it is down")
+
+        house.memories.forget, forget = broken, house.memories.forget  # type: ignore[method-assign,assignment]
+        with pytest.raises(StoreUnavailable):
+            await house.here.delete(session_id, None, "c")
+        house.memories.forget = forget  # type: ignore[method-assign]
+        await house.here.delete(session_id, None, "c")
+        assert await house.conversations.turns(session_id) == ()
+
+    asyncio.run(story())
+
+
+def test_a_record_from_before_messages_told_their_turns_is_made_anew() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=2)
+        now = await house.store.load(session_id)
+        assert now is not None
+        old = replace(now, messages=tuple(replace(each, turn=0) for each in now.messages), tokens=0)
+        await house.store.save(old, expected=now)
+        opened = await house.here.open(session_id, None, "c")
+        assert opened.session.messages == now.messages
+        assert opened.session.tokens == now.tokens
+        await house.here.commit(opened, house.turn(session_id, "t3", "message 3"))
+        assert await house.said(session_id) == ["message 1", "message 2", "message 3"]
+        stored = await house.store.load(session_id)
+        assert stored is not None
+        assert [each.turn for each in stored.messages] == [1, 1, 2, 2, 3, 3]
+
+    asyncio.run(story())
+
+
+def test_a_session_that_is_restored_before_its_first_turn_is_stored_nowhere() -> None:
+    async def story() -> None:
+        house = House()
+        session = await house.here.restore("new", "ada", "c", create=True)
+        assert (session.id, session.owner, session.version) == ("new", "user:ada", 0)
+        assert await house.store.load("new") is None
+        with pytest.raises(SessionUnknown):
+            await house.here.restore("new", "ada", "c")
 
     asyncio.run(story())
