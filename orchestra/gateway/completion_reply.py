@@ -143,6 +143,11 @@ class CompletionStream:
     turn_id : str
     created : int
         Unix time in seconds.
+
+    Attributes
+    ----------
+    ended : bool
+        Nothing more is to be sent.
     """
 
     def __init__(self, asked: Asked, turn_id: str, created: int) -> None:
@@ -151,9 +156,15 @@ class CompletionStream:
         self._created = created
         self._sent: list[str] = []
         self._held = ""
+        self.ended = False
 
     def feed(self, frame: LogFrame) -> bytes | Fault:
         """Return the bytes that `frame` is sent as, maybe none, or what the turn failed with."""
+        said = self._told(frame)
+        self.ended = isinstance(frame, Done) or not isinstance(said, bytes)
+        return said
+
+    def _told(self, frame: LogFrame) -> bytes | Fault:
         match frame:
             case DeltaFrame(text=text):
                 return self._say(text)

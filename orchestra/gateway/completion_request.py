@@ -212,7 +212,7 @@ def _history(messages: tuple[CompletionMessage, ...]) -> tuple[Message, ...]:
     history = [Message(_role(each), each.text) for each in messages[:-1]]
     for amount, most, unit in (
         (len(history), limits.SESSION_MESSAGES_MAX, "messages"),
-        (sum(limits.estimated_tokens(each.content) for each in history), limits.SESSION_TOKENS_MAX, "tokens"),
+        (_tokens(history), limits.SESSION_TOKENS_MAX, "tokens"),
         (sum(len(each.content.encode()) for each in history), limits.SESSION_BYTES_MAX, "bytes"),
     ):
         if amount > most:
@@ -222,6 +222,14 @@ def _history(messages: tuple[CompletionMessage, ...]) -> tuple[Message, ...]:
                 field="messages",
             )
     return tuple(sorted(history, key=lambda each: each.role != "system"))
+
+
+def _tokens(history: list[Message]) -> int:
+    """Return the history's tokens, or, where even that is within the bound, its characters: no token is less."""
+    chars = sum(max(1, len(each.content)) for each in history)
+    if chars <= limits.SESSION_TOKENS_MAX:
+        return chars
+    return sum(limits.estimated_tokens(each.content) for each in history)
 
 
 def _role(message: CompletionMessage) -> Role:

@@ -153,20 +153,18 @@ async def _stream(request: Request, watch: Watch, stream: CompletionStream) -> H
     """Answer `request` with the turn's log; return an error where the turn failed before anything was sent."""
     response: HTTPResponse | None = None
     status = ClientGone.status
-    ended = False
     try:
         async with watch:
-            while not ended:
+            while not stream.ended:
                 entry = await _next(watch)
                 said = KEEP_ALIVE if entry is None else stream.feed(entry.frame)
-                ended = not isinstance(said, bytes) or (entry is not None and entry.ends)
                 if not isinstance(said, bytes):
                     if response is None:
                         return error_response(said)
                     said = error_event(said)
                 if said:
                     response = response or await _begun(request)
-                    await response.send(said, ended)  # waits while the socket is full
+                    await response.send(said, stream.ended)  # waits while the socket is full
         status = 200
         return None
     finally:

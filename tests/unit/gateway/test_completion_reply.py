@@ -41,10 +41,13 @@ def told(*frames: LogFrame, usage: bool = False) -> Any:
     """Return the bytes of a stream of these frames, or what it failed with."""
     stream = CompletionStream(asked(usage=usage), "t1", 1_700_000_000)
     data = b""
-    for frame in frames:
+    for number, frame in enumerate(frames, 1):
+        assert not stream.ended
         said = stream.feed(frame)
         if not isinstance(said, bytes):
+            assert stream.ended
             return said
+        assert stream.ended == (number == len(frames))
         data += said
     return data
 
