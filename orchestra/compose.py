@@ -187,8 +187,20 @@ def _chat_orchestrator(
     )
 
 
-def _live_turns(orchestrator: ChatOrchestrator, calls: StoreCalls, ports: Ports, settings: Settings) -> LiveTurns:
-    return LiveTurns(orchestrator, ports.conversations, calls, ports.entropy, settings.resume_grace_seconds)
+async def _live_turns(
+    orchestrator: ChatOrchestrator, calls: StoreCalls, ports: Ports, settings: Settings
+) -> AsyncIterator[LiveTurns]:
+    turns = LiveTurns(
+        orchestrator,
+        ports.conversations,
+        calls,
+        ports.relay,
+        ports.entropy,
+        ports.hook,
+        settings.resume_grace_seconds,
+    )
+    yield turns
+    await turns.aclose()
 
 
 async def _connection_handlers(

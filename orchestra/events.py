@@ -150,6 +150,25 @@ class RequestFinished(Struct, frozen=True, tag="request_finished"):
     seconds: float
 
 
+class TurnResumed(Struct, frozen=True, tag="turn_resumed"):
+    """A client came back to a turn; `source` says where that was found: here, kept, elsewhere or stored."""
+
+    at: float
+    correlation_id: str
+    session_id: str
+    turn_id: str
+    source: str
+
+
+class TurnAbandoned(Struct, frozen=True, tag="turn_abandoned"):
+    """A turn is stopped since nobody follows it any more, and its grace is over."""
+
+    at: float
+    correlation_id: str
+    session_id: str
+    turn_id: str
+
+
 class ConnectionOpened(Struct, frozen=True, tag="connection_opened"):
     """A WebSocket was accepted."""
 
@@ -217,6 +236,8 @@ Event = (
     | LevelChanged
     | OperatorActed
     | RequestFinished
+    | TurnResumed
+    | TurnAbandoned
     | ConnectionOpened
     | ConnectionClosed
     | UnexpectedError

@@ -52,6 +52,8 @@ end
 return held or ''
 """
 
+_REMOVE = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+
 Deliver = Callable[[bytes], None]
 _Command = tuple[str | bytes | int, ...]
 
@@ -146,7 +148,7 @@ class RedisRelay:
     def end(self, session_id: str, turn_id: str, *, kept: bool) -> None:
         """Let others know that the turn has ended, and whether its log is here."""
         self._lease.release(turn_id)
-        self._post("HDEL", _live(session_id), turn_id)
+        self._post("EVAL", _REMOVE, 1, _live(session_id), turn_id, self._instance)
         claim = self._claims.pop(turn_id, None)
         if claim is None and not kept:
             return

@@ -130,6 +130,7 @@ class ChatOrchestrator:
         turn_id: str | None = None,
         create: bool = False,
         given: Given | None = None,
+        write: Callable[[], None] = lambda: None,
     ) -> ChatReply:
         """Answer one turn; the reply is given only once the turn is durable in conversation and session.
 
@@ -165,7 +166,7 @@ class ChatOrchestrator:
         validate(request)
         progress = self._begin(request, correlation_id, trace, turn_id)
         with self._error_boundary(progress), self._admitted(progress, request):
-            async with self._timed(seconds_max), self._sessions.exclusive(request.session_id):
+            async with self._timed(seconds_max) as timeout, self._sessions.exclusive(request.session_id):
                 opened = await self._sessions.open(
                     request.session_id, request.user_id, progress.correlation_id, create=create
                 )
@@ -179,8 +180,10 @@ class ChatOrchestrator:
                 task = await self._enrich(task, progress)
                 text, finish = await self._execute(engine, task, progress, sink)
                 turn = self._aggregate(task, text, finish, progress)
+                write()
+                timeout.reschedule(None)  # nor does time: each of the writes is bounded by itself
                 turn = await self._write(opened, turn, progress)
-        return replace(turn.as_reply, degraded=tuple(progress.degraded))
+        return turn.as_reply
 
     def _begin(
         self, request: ChatRequest, correlation_id: str | None, trace: TraceContext | None, turn_id: str | None
@@ -279,7 +282,7 @@ class ChatOrchestrator:
             self._hook(UnexpectedError(self._now(), progress.correlation_id, self._memory.name, _traceback(failure)))
 
     @asynccontextmanager
-    async def _timed(self, seconds_max: float | None) -> AsyncIterator[None]:
+    async def _timed(self, seconds_max: float | None) -> AsyncIterator[asyncio.Timeout]:
         """Bound the turn: by its deadline for all that is guarded, and a moment later by a timeout for what is not.
 
         At the same moment, the timeout would cancel a guarded call that its guard is about to end with an error that
@@ -288,8 +291,8 @@ class ChatOrchestrator:
         own = self._limits.seconds_max
         asked = own if seconds_max is None else seconds_max
         with deadline_within(own), deadline_within(asked, ours=False):
-            async with asyncio.timeout(min(own, asked) + BACKSTOP_SECONDS):
-                yield
+            async with asyncio.timeout(min(own, asked) + BACKSTOP_SECONDS) as timeout:
+                yield timeout
 
     @contextmanager
     def _admitted(self, progress: Progress, request: ChatRequest) -> Iterator[None]:

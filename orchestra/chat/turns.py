@@ -1,180 +1,186 @@
 """Live turns: they run apart from whoever asked for them, so that a connection may drop and come back.
 
-    contract: `Entry`, `Watch`;  state: `_LiveTurn`;  behaviour: `LiveTurns`
+    contract: `LiveTurns`;  state: `_Run`;  behaviour: how a turn is opened, told, stopped and given up
 
-A turn that runs is a log of frames (`orchestra.frames`), which anybody may follow from any place in it: the client
-that asked, the same client after it lost its connection, others in the session. Nothing is queued for a follower: one
-that is slow reads the log later, so followers cost no memory. A turn that nobody follows any more is stopped when its
-grace is over.
+A turn that runs is a log (`orchestra.chat.turnlog`), which anybody may follow from any place in it: the client that
+asked, the same client after it lost its connection, others in the session, also on other instances
+(`orchestra.chat.replicas`). A turn that nobody follows any more is stopped when its grace is over.
+
+What a client names by a key of its own is one turn, whatever happens: it is claimed before it runs, so that no other
+instance runs it meanwhile, and looked up in the conversation after that, so that nothing that is durable runs again.
+Without the relay, or where an instance hangs for longer than its lease, a turn may run twice; it is in the
+conversation once, and both runs tell what is there.
+
+From the moment in which a turn begins to be written, it cannot be stopped any more. So a turn that is said to be
+cancelled is in no conversation, and one that is in a conversation ends with its reply.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
-from types import TracebackType
-from typing import NamedTuple, Self
 
 import msgspec
 from msgspec.structs import replace
 
+from orchestra import limits
 from orchestra.chat.orchestrator import ChatOrchestrator
+from orchestra.chat.replicas import (
+    ATTENDED_SECONDS,
+    MESSAGES,
+    Attend,
+    Begun,
+    Entries,
+    Gone,
+    Replicas,
+    Stop,
+    entries_of,
+    entries_since,
+    instance_address,
+    session_address,
+)
 from orchestra.chat.stores import StoreCalls
+from orchestra.chat.turnlog import (
+    SEQS_PER_RUN,
+    Entry,
+    Followed,
+    KeptLogs,
+    TurnLog,
+    Watch,
+    ended_log,
+    error_frame,
+    shortened,
+)
 from orchestra.errors import (
     KeyReused,
     OrchestraError,
     ShuttingDown,
+    StoreUnavailable,
     TurnCancelled,
     TurnInFlight,
+    TurnLost,
     TurnUnknown,
-    retry_after_of,
     unforeseen,
 )
-from orchestra.frames import DeltaFrame, Done, ErrorFrame, LiveTurnView, LogFrame, Started
+from orchestra.events import Hook, TurnAbandoned, TurnResumed
+from orchestra.frames import DeltaFrame, Done, LiveTurnView, LogFrame, Started
 from orchestra.model import ChatReply, ChatRequest, Given, TraceContext, Turn
-from orchestra.ports import ConversationStore, Entropy
+from orchestra.ports import Claim, ConversationStore, Entropy, Found, Relay
 from orchestra.security.validation import validate
 
+__all__ = ["Deliver", "Entry", "LiveTurns", "Watch", "error_frame", "turn_id_of"]
+
 TURN_ID_BYTES = 16
-
-
-class Entry(NamedTuple):
-    """One frame of a turn's log, and the JSON that it is sent as."""
-
-    frame: LogFrame
-    data: bytes
-
-    @property
-    def ends(self) -> bool:
-        """Whether it is the log's last."""
-        return isinstance(self.frame, Done | ErrorFrame)
-
+ENTER_SECONDS = 1.0
+"""How long a turn that has begun waits for its first follower."""
+STOPPED_SECONDS_MAX = 5.0
+"""How long a turn that is stopped, and is being written, may take to end when the service does."""
 
 Deliver = Callable[[Entry], None]
 """Gets every entry of the turns of a session at once; must not block, raise or await."""
 
 
-class Watch:
-    """One who follows a turn's log: enter it, then iterate over its entries from behind number `after` to the end.
+@dataclass(frozen=True)
+class _Asked:
+    """A turn as it was asked for."""
 
-    Parameters
-    ----------
-    grace : bool
-        Whether the turn, once nobody follows it any more, goes on for the grace that clients have to come back.
-    replayed : bool
-        Whether the turn had begun before it was asked for.
-    """
+    request: ChatRequest
+    turn_id: str
+    keyed: bool
+    create: bool
+    grace: bool
+    client_id: str
+    correlation_id: str
+    trace: TraceContext | None
+    seconds_max: float | None
+    given: Given | None
 
-    def __init__(self, turn: "_LiveTurn", after: int, *, grace: bool, replayed: bool = True) -> None:
-        self.turn_id = turn.turn_id
-        self.session_id = turn.session_id
-        self.replayed = replayed
-        self._turn = turn
-        self._next = after
-        self._grace = grace
 
-    async def __aenter__(self) -> Self:
-        self._turn.attach()
-        return self
+class _Run(Followed):
+    """A turn that runs here, and who follows it."""
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        log: TurnLog,
+        asked: _Asked,
+        grace_seconds: float,
+        is_listened: Callable[[], bool],
+        abandon: Callable[["_Run"], None],
     ) -> None:
-        await self._turn.detach(grace=self._grace)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Entry:
-        log = self._turn.log
-        while self._next >= len(log):
-            if self._turn.ended:
-                raise StopAsyncIteration
-            await self._turn.grown()
-        self._next += 1
-        return log[self._next - 1]
-
-    async def reply(self) -> ChatReply:
-        """Return the whole reply once the turn has ended.
-
-        Raises
-        ------
-        OrchestraError
-            What the turn failed with.
-        """
-        async for entry in self:
-            if isinstance(entry.frame, Done):
-                return entry.frame.reply
-        assert self._turn.error is not None
-        raise self._turn.error
-
-
-class _LiveTurn:
-    """A turn while it runs, and its log."""
-
-    def __init__(self, session_id: str, turn_id: str, request: ChatRequest, grace_seconds: float) -> None:
-        self.session_id = session_id
-        self.turn_id = turn_id
-        self.request = request
-        self.log: list[Entry] = []
-        self.error: OrchestraError | None = None
+        super().__init__(log)
+        self.asked = asked
+        self.task: asyncio.Task[ChatReply] | None = None
         self.stopped_by: OrchestraError | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.is_written = False
+        self.attended: dict[str, float] = {}  # until when each other instance follows it
         self._grace_seconds = grace_seconds
+        self._is_listened = is_listened
+        self._abandon = abandon
         self._watchers = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: list[asyncio.Future[None]] = []
-
-    @property
-    def seq(self) -> int:
-        return len(self.log)
-
-    @property
-    def ended(self) -> bool:
-        return bool(self.log) and self.log[-1].ends
-
-    def add(self, frame: LogFrame) -> Entry:
-        entry = Entry(frame, msgspec.json.encode(frame))
-        self.log.append(entry)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.done():
-                each.set_result(None)
-        return entry
-
-    async def grown(self) -> None:
-        """Return once the log has another entry."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        await waiter
 
     def attach(self) -> None:
+        """Count one more follower."""
         self._watchers += 1
+        self.consider()
+
+    async def detach(self, *, grace: bool) -> None:
+        """Count one less; where the turn is given up at once, return when all that it called is closed."""
+        self._watchers -= 1
+        self.consider(None if grace else 0.0)
+        if self.stopped_by is not None and self.task is not None:
+            await asyncio.wait((self.task,))
+
+    def attend(self, instance: str) -> None:
+        """Count another instance as a follower, for a while."""
+        self.attended[instance] = asyncio.get_running_loop().time() + ATTENDED_SECONDS
+        self.consider()
+
+    def consider(self, grace_seconds: float | None = None) -> None:
+        """See whether anybody follows the turn; else let it be given up when its grace is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    async def detach(self, *, grace: bool) -> None:
-        self._watchers -= 1
-        if self._watchers or self.task is None or self.task.done():
+        if self._watchers or self._is_listened() or self.log.ended:
             return
-        if grace and self._grace_seconds:
-            self._timer = asyncio.get_running_loop().call_later(self._grace_seconds, self._abandon)
-            return
-        self._abandon()
-        await asyncio.wait((self.task,))  # when the request is over, so are its calls
-
-    def _abandon(self) -> None:
-        self.stop(TurnCancelled("nobody waits for the answer any more"))
+        loop = asyncio.get_running_loop()
+        grace = self._grace_seconds if grace_seconds is None else grace_seconds
+        wait = max(0.0, max(self.attended.values(), default=0.0) - loop.time()) + grace
+        if wait:
+            self._timer = loop.call_later(wait, self._abandon, self)
+        else:
+            self._abandon(self)
 
     def stop(self, why: OrchestraError) -> None:
-        """End the turn, unless it is ending: what it called is closed."""
-        if self.task is not None and not self.task.done():
-            self.stopped_by = self.stopped_by or why
-            self.task.cancel()
+        """End the turn, and close what it called; one that is being written, or has ended, goes on as it is."""
+        if self.is_written or self.stopped_by is not None or self.task is None or self.task.done():
+            return
+        self.stopped_by = why
+        self.task.cancel()
+
+    def write(self) -> None:
+        """Begin to write the turn: from here on it cannot be stopped."""
+        if self.stopped_by is not None:
+            raise self.stopped_by
+        self.is_written = True
+
+    def close(self) -> None:
+        """Consider nothing any more."""
+        self._watchers += 1
+        self.consider()
+
+
+class _Opening:
+    """A turn with a key that is being looked for, and begun where there is none; all who ask meanwhile share it."""
+
+    def __init__(self, asked: _Asked) -> None:
+        self.asked = asked
+        self.askers = 0
+        self.task: asyncio.Task[tuple[Followed, bool]] | None = None
 
 
 class LiveTurns:
-    """All turns that run in this process.
+    """All turns that run in this process, and those elsewhere that are followed here.
 
     Parameters
     ----------
@@ -182,7 +188,9 @@ class LiveTurns:
     conversations : ConversationStore
         Tells whether a turn that comes again is durable already.
     calls : StoreCalls
+    relay : Relay
     entropy : Entropy
+    hook : Hook
     grace_seconds : float
         How long a turn goes on that nobody follows, so that its client may come back; 0 stops it at once.
     """
@@ -192,17 +200,29 @@ class LiveTurns:
         orchestrator: ChatOrchestrator,
         conversations: ConversationStore,
         calls: StoreCalls,
+        relay: Relay,
         entropy: Entropy,
+        hook: Hook,
         grace_seconds: float,
     ) -> None:
         self._orchestrator = orchestrator
         self._conversations = conversations
         self._calls = calls
+        self._relay = relay
         self._entropy = entropy
+        self._hook = hook
         self._grace_seconds = grace_seconds
-        self._turns: dict[str, _LiveTurn] = {}
+        self._runs: dict[str, _Run] = {}
+        self._sessions: dict[str, dict[str, _Run]] = {}  # the runs again, by their session
+        self._openings: dict[str, _Opening] = {}
+        self._kept = KeptLogs()
         self._listeners: dict[str, list[Deliver]] = {}
+        self._unhear: dict[str, Callable[[], None]] = {}
+        self._replicas = Replicas(
+            relay, calls, self._stored, self._deliver, self._listeners.__contains__, self._kept.add
+        )
         self._draining = False
+        self._unhear[""] = relay.hear(instance_address(relay.instance), self._receive)
 
     async def start(
         self,
@@ -218,15 +238,16 @@ class LiveTurns:
         seconds_max: float | None = None,
         given: Given | None = None,
     ) -> Watch:
-        """Start a turn, and return a watch of it that is yet to be entered.
+        """Start a turn, and return a watch of it that is yet to be entered, soon.
 
         Parameters
         ----------
         request : ChatRequest
             Without a `session_id`, a session is begun.
         key : str or None
-            The client's own name of the turn, unique within the session. A turn that runs under it is joined, one that
-            is durable is answered from the conversation: nothing runs twice.
+            The client's own name of the turn, unique within the session and user. A turn that runs under it, on
+            whichever instance, is joined; one that is durable is answered from the conversation: nothing runs twice.
+            One that failed, or was stopped, runs again.
         create : bool
             Whether a session that does not exist is made under the id that the request names.
         join : bool
@@ -245,30 +266,20 @@ class LiveTurns:
         TurnInFlight, ShuttingDown, StoreUnavailable, InvalidRequest
         """
         validate(request)
-        turn_id = (
-            self._entropy.hex(TURN_ID_BYTES) if key is None else turn_id_of(request.session_id, request.user_id, key)
-        )
-        if (running := self._turns.get(turn_id)) is not None:
-            _check_same(running.request.message, request.message)
-            if not join and not running.ended:
-                raise TurnInFlight(
-                    "this turn is under way: its reply can be had when it is done", retry_after_seconds=1
-                )
-            return Watch(running, 0, grace=grace)
-        if key and (stored := await self._stored(turn_id, correlation_id)) is not None:
-            _check_same(stored.message, request.message)
-            return Watch(_ended(stored), 0, grace=False)
-        if self._draining:
-            raise ShuttingDown(
-                "the instance is shutting down: connect again and send it once more", retry_after_seconds=1
-            )
-        session_id = request.session_id or self._entropy.hex(TURN_ID_BYTES)
-        turn = _LiveTurn(session_id, turn_id, replace(request, session_id=session_id), self._grace_seconds)
-        self._turns[turn_id] = turn
-        self._add(turn, Started(session_id, turn_id, turn.seq + 1, request.message, client_id))
-        create = create or request.session_id is None
-        turn.task = asyncio.create_task(self._run(turn, create, correlation_id, trace, seconds_max, given))
-        return Watch(turn, 0, grace=grace, replayed=False)
+        correlation_id = correlation_id or self._entropy.hex(TURN_ID_BYTES)
+        keyed = key is not None
+        turn_id = turn_id_of(request.session_id, request.user_id, key) if key is not None else self._new_id()
+        asked = _Asked(request, turn_id, keyed, create, grace, client_id, correlation_id, trace, seconds_max, given)
+        followed: Followed | None = None
+        replayed = True
+        if not keyed:
+            followed, replayed = self._begin(asked, 0), False
+        elif (followed := self._at_hand(turn_id)) is None:
+            followed, replayed = await self._opened(asked)
+        _check_same(followed.log.message, request.message)
+        if replayed and not join and not followed.log.ended:
+            raise TurnInFlight("this turn is under way: its reply can be had when it is done", retry_after_seconds=1)
+        return Watch(followed, 0, grace=grace, replayed=replayed)
 
     async def resume(self, session_id: str, turn_id: str, *, after: int = 0, grace: bool = True) -> Watch:
         """Return a watch of a turn's log from behind number `after`, wherever the turn runs, or how it ended.
@@ -279,147 +290,365 @@ class LiveTurns:
         ------
         TurnUnknown
             No such turn runs in that session, and none is durable.
+        TurnLost
+            The instance that ran it is gone: the client sends its message again, under the same key.
+        StoreUnavailable
         """
-        if (running := self._turns.get(turn_id)) is not None and running.session_id == session_id:
-            return Watch(running, min(after, running.seq), grace=grace)
-        stored = await self._stored(turn_id, None)
-        if stored is None or stored.session_id != session_id:
-            raise _unknown(turn_id)
-        return Watch(_ended(stored), 1, grace=False)
+        followed, source = await self._sought(session_id, turn_id, after)
+        at = asyncio.get_running_loop().time()
+        self._hook(TurnResumed(at, "", session_id, turn_id, source))
+        return Watch(followed, after, grace=grace)
 
     async def cancel(self, session_id: str, turn_id: str) -> None:
-        """Stop the turn, wherever it runs; its log ends with `TurnCancelled`. One that has ended stays as it is.
+        """Stop the turn, wherever it runs; its log ends with `TurnCancelled`.
+
+        One that is being written is not stopped, and one that has ended stays as it is.
 
         Raises
         ------
-        TurnUnknown
+        TurnUnknown, StoreUnavailable
         """
-        running = self._turns.get(turn_id)
-        if running is not None and running.session_id == session_id:
-            running.stop(TurnCancelled("a client stopped the turn: nothing of it is kept"))
-        elif await self._stored(turn_id, None) is None:
+        run = self._runs.get(turn_id)
+        if run is not None and run.log.session_id == session_id:
+            run.stop(_stopped())
+            return
+        replica = self._replicas.get(turn_id)
+        if replica is None:
+            kept = self._kept.get(turn_id)
+            if kept is not None and kept.session_id == session_id:
+                return
+            found = await self._found(session_id, turn_id)
+            if found is not None and found.alive and found.runs and found.holder != self._relay.instance:
+                replica = self._replicas.follow(session_id, turn_id, found.holder)
+        if replica is not None and replica.log.session_id == session_id:
+            self._replicas.stop(replica)
+        elif (stored := await self._stored(turn_id)) is None or stored.session_id != session_id:
             raise _unknown(turn_id)
 
     async def running(self, session_id: str) -> tuple[LiveTurnView, ...]:
-        """Return the turns of the session that run now, wherever they do."""
-        return tuple(
-            LiveTurnView(each.turn_id, each.seq)
-            for each in self._turns.values()
-            if each.session_id == session_id and not each.ended
-        )
+        """Return the turns of the session that run now, wherever they do.
+
+        Of one that runs elsewhere and is not followed here, the last number is not known and told as 0.
+        """
+        views = {turn_id: LiveTurnView(turn_id, run.log.seq) for turn_id, run in self._of(session_id).items()}
+        try:
+            elsewhere = await self._calls("relay", session_id, self._relay.running(session_id))
+        except StoreUnavailable:
+            elsewhere = {}
+        for turn_id, holder in elsewhere.items():
+            if holder != self._relay.instance and turn_id not in views:
+                replica = self._replicas.get(turn_id)
+                views[turn_id] = LiveTurnView(turn_id, replica.log.seq if replica else 0)
+        return tuple(views.values())
 
     def listen(self, session_id: str, deliver: Deliver) -> Callable[[], None]:
         """Let `deliver` get what is added to the logs of the session's turns from now on, and return how to end that.
 
-        A listener counts as a follower of every turn of the session.
+        A listener counts as a follower of every turn of the session that begins, and of those that run here.
         """
-        listeners = self._listeners.setdefault(session_id, [])
+        listeners = self._listeners.get(session_id)
+        if listeners is None:
+            listeners = self._listeners[session_id] = []
+            self._unhear[session_id] = self._relay.hear(session_address(session_id), self._receive)
         listeners.append(deliver)
+        for run in self._of(session_id).values():
+            run.consider()
 
         def end() -> None:
+            if deliver not in listeners:
+                return
             listeners.remove(deliver)
-            if not listeners and self._listeners.get(session_id) is listeners:
+            if not listeners:
                 del self._listeners[session_id]
+                self._unhear.pop(session_id)()
+                for run in tuple(self._of(session_id).values()):
+                    run.consider()
 
         return end
 
     async def drain(self, seconds_max: float) -> None:
         """Take no more turns, and return when all have ended; those that run longer are stopped with `ShuttingDown`."""
         self._draining = True
-        tasks = [each.task for each in self._turns.values() if each.task is not None]
-        if tasks:
+        if tasks := self._tasks():
             await asyncio.wait(tasks, timeout=seconds_max)
-        for each in tuple(self._turns.values()):
-            each.stop(ShuttingDown("the instance is shutting down: send it once more", retry_after_seconds=1))
+        for run in tuple(self._runs.values()):
+            run.stop(_shutting_down())
+        if tasks := self._tasks():
+            await asyncio.wait(tasks, timeout=STOPPED_SECONDS_MAX)
+        await self._cut()
+
+    async def aclose(self) -> None:
+        """Stop everything: turns that run are cut off."""
+        self._draining = True
+        openings = [opening.task for opening in self._openings.values() if opening.task is not None]
+        for task in openings:
+            task.cancel()
+        if openings:
+            await asyncio.wait(openings)
+        await self._cut()
+        for unhear in self._unhear.values():
+            unhear()
+        await self._replicas.aclose()
+        self._kept.close()
+
+    # --- how a turn is opened
+
+    def _at_hand(self, turn_id: str) -> Followed | None:
+        """Return what is known here of a turn that came before, unless that has to run again."""
+        kept = self._kept.get(turn_id)
+        if kept is not None and kept.error is None:
+            return Followed(shortened(kept))
+        run = self._runs.get(turn_id)
+        if run is not None:
+            return run if run.stopped_by is None else None
+        return self._replicas.get(turn_id)
+
+    async def _opened(self, asked: _Asked) -> tuple[Followed, bool]:
+        """Return the turn, and whether it had begun before; who asks for one that is being opened shares it."""
+        opening = self._openings.get(asked.turn_id)
+        first = opening is None
+        if opening is None:
+            opening = self._openings[asked.turn_id] = _Opening(asked)
+            opening.task = asyncio.create_task(self._open(opening))
+        _check_same(opening.asked.request.message, asked.request.message)
+        assert opening.task is not None
+        opening.askers += 1
+        try:
+            followed, replayed = await asyncio.shield(opening.task)
+        finally:
+            opening.askers -= 1
+        return followed, replayed or not first
+
+    async def _open(self, opening: _Opening) -> tuple[Followed, bool]:
+        """Find the turn, or begin it. To claim it comes first: what others committed before that is found after it."""
+        asked = opening.asked
+        turn_id, about = asked.turn_id, _about(asked.request.message)
+        claim, begun = None, False
+        try:
+            if (stopped := self._runs.get(turn_id)) is not None and stopped.task is not None:
+                await asyncio.wait((stopped.task,))
+            claim = await self._claimed(turn_id, about)
+            if claim is not None and claim.about != about:
+                raise _reused()
+            stored = await self._stored(turn_id, asked.correlation_id)
+            if stored is not None:
+                _check_same(stored.message, asked.request.message)
+                return Followed(ended_log(stored)), True
+            if claim is not None and claim.holder is not None:
+                session_id, message = asked.request.session_id or "", asked.request.message
+                return self._replicas.follow(session_id, turn_id, claim.holder, message=message), True
+            if not opening.askers:
+                raise TurnCancelled("whoever asked is gone")
+            run = self._begin(asked, self._number(claim, turn_id))
+            begun = True
+            return run, False
+        finally:
+            del self._openings[turn_id]
+            if not begun and (claim is None or claim.holder is None):
+                self._relay.end(asked.request.session_id or "", turn_id, kept=False)
+
+    def _number(self, claim: Claim | None, turn_id: str) -> int:
+        """Return how many runs of the turn there were, as far as anybody knows."""
+        kept = self._kept.get(turn_id)
+        return max(claim.number if claim else 0, kept.seq // SEQS_PER_RUN + 1 if kept else 0)
+
+    def _begin(self, asked: _Asked, number: int) -> "_Run":
+        if self._draining:
+            raise _shutting_down()
+        turn_id = asked.turn_id
+        session_id = asked.request.session_id or self._new_id()
+        log = TurnLog(session_id, turn_id, asked.request.message, number * SEQS_PER_RUN)
+        run = _Run(log, asked, self._grace_seconds, lambda: session_id in self._listeners, self._abandoned)
+        self._kept.drop(turn_id)
+        self._runs[turn_id] = self._sessions.setdefault(session_id, {})[turn_id] = run
+        self._relay.begin(session_id, turn_id)
+        begun = Begun(session_id, turn_id, self._relay.instance)
+        self._relay.tell(session_address(session_id), msgspec.msgpack.encode(begun))
+        self._add(run, Started(session_id, turn_id, log.seq + 1, asked.request.message, asked.client_id))
+        run.task = asyncio.create_task(self._run(run))
+        run.task.add_done_callback(lambda task: self._ended(run, task))
+        run.consider(max(ENTER_SECONDS, self._grace_seconds if asked.grace else 0.0))
+        return run
+
+    # --- how it runs and ends
+
+    async def _run(self, run: "_Run") -> ChatReply:
+        async def sink(text: str) -> None:
+            self._add(run, DeltaFrame(run.log.turn_id, run.log.seq + 1, text))
+
+        asked = run.asked
+        return await self._orchestrator.handle_chat(
+            replace(asked.request, session_id=run.log.session_id),
+            correlation_id=asked.correlation_id,
+            trace=asked.trace,
+            seconds_max=asked.seconds_max,
+            sink=sink,
+            turn_id=asked.turn_id,
+            create=asked.create or asked.request.session_id is None,
+            given=asked.given,
+            write=run.write,
+        )
+
+    def _ended(self, run: "_Run", task: asyncio.Task[ChatReply]) -> None:
+        """End the log with how the turn ended. A task that is cancelled before its first step ends here, too."""
+        log = run.log
+        raised = None if task.cancelled() else task.exception()
+        if task.cancelled() or raised is not None:
+            known = raised if isinstance(raised, OrchestraError) else unforeseen() if raised else _shutting_down()
+            log.error = run.stopped_by or known
+            correlation_id = run.asked.correlation_id
+            self._add(run, error_frame(log.error, turn_id=log.turn_id, seq=log.seq + 1, correlation_id=correlation_id))
+        else:
+            self._add(run, Done(log.turn_id, log.seq + 1, task.result()))
+        run.close()
+        del self._runs[log.turn_id]
+        of_session = self._sessions[log.session_id]
+        del of_session[log.turn_id]
+        if not of_session:
+            del self._sessions[log.session_id]
+        kept = run.asked.keyed or run.asked.grace
+        if kept:
+            self._kept.add(log)
+        self._relay.end(log.session_id, log.turn_id, kept=kept)
+
+    def _add(self, run: "_Run", frame: LogFrame) -> None:
+        log = run.log
+        entry = log.add(frame)
+        self._deliver(log, entry)
+        if run.attended:
+            now = asyncio.get_running_loop().time()
+            told = msgspec.msgpack.encode(entries_since(log, entry))
+            for instance, until in run.attended.items():
+                if until > now:
+                    self._relay.tell(instance_address(instance), told)
+
+    def _deliver(self, log: TurnLog, entry: Entry) -> None:
+        for deliver in tuple(self._listeners.get(log.session_id, ())):
+            deliver(entry)
+
+    def _abandoned(self, run: "_Run") -> None:
+        run.stop(TurnCancelled("nobody waits for the answer any more"))
+        if run.stopped_by is not None:
+            at = asyncio.get_running_loop().time()
+            self._hook(TurnAbandoned(at, run.asked.correlation_id, run.log.session_id, run.log.turn_id))
+
+    def _tasks(self) -> list[asyncio.Task[ChatReply]]:
+        return [run.task for run in self._runs.values() if run.task is not None]
+
+    async def _cut(self) -> None:
+        """End what still runs, whatever it does."""
+        tasks = self._tasks()
+        for task in tasks:
+            task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _run(
-        self,
-        turn: "_LiveTurn",
-        create: bool,
-        correlation_id: str | None,
-        trace: TraceContext | None,
-        seconds_max: float | None,
-        given: Given | None,
-    ) -> None:
-        """Run the turn to its end, which is the last entry of its log."""
+    # --- how others follow it
 
-        async def sink(text: str) -> None:
-            self._add(turn, DeltaFrame(turn.turn_id, turn.seq + 1, text))
-
+    def _receive(self, data: bytes) -> None:
+        """Take a message of another instance."""
         try:
-            reply = await self._orchestrator.handle_chat(
-                turn.request,
-                correlation_id=correlation_id,
-                trace=trace,
-                seconds_max=seconds_max,
-                sink=sink,
-                turn_id=turn.turn_id,
-                create=create,
-                given=given,
-            )
-        except BaseException as raised:
-            turn.error = turn.stopped_by or (raised if isinstance(raised, OrchestraError) else unforeseen())
-            self._add(
-                turn, error_frame(turn.error, turn_id=turn.turn_id, seq=turn.seq + 1, correlation_id=correlation_id)
-            )
-            if not isinstance(raised, Exception) and turn.stopped_by is None:
-                raise
+            message = MESSAGES.decode(data)
+        except msgspec.DecodeError:
+            return  # of another version: who sent it asks again, or gives up
+        match message:
+            case Begun():
+                if message.holder != self._relay.instance and message.session_id in self._listeners:
+                    self._replicas.follow(message.session_id, message.turn_id, message.holder)
+            case Attend():
+                self._attend(message)
+            case Stop():
+                if (run := self._runs.get(message.turn_id)) is not None:
+                    run.stop(_stopped())
+            case Entries() | Gone():
+                self._replicas.receive(message)
+
+    def _attend(self, asked: Attend) -> None:
+        """Send what is behind the asked number, which also says that this instance lives."""
+        answer: Entries | Gone
+        if (run := self._runs.get(asked.turn_id)) is not None:
+            run.attend(asked.sender)
+        log = run.log if run is not None else self._kept.get(asked.turn_id)
+        if log is not None:
+            answer = entries_of(log, asked.after, limits.RELAY_MESSAGE_BYTES_MAX)
         else:
-            self._add(turn, Done(turn.turn_id, turn.seq + 1, reply))
-        finally:
-            del self._turns[turn.turn_id]
+            if asked.turn_id not in self._openings:
+                self._relay.end(asked.session_id, asked.turn_id, kept=False)  # whatever says that it is here
+            answer = Gone(asked.turn_id)
+        self._relay.tell(instance_address(asked.sender), msgspec.msgpack.encode(answer))
 
-    def _add(self, turn: "_LiveTurn", frame: LogFrame) -> None:
-        entry = turn.add(frame)
-        for deliver in tuple(self._listeners.get(turn.session_id, ())):
-            deliver(entry)
+    async def _sought(self, session_id: str, turn_id: str, after: int) -> tuple[Followed, str]:
+        """Return a turn's log, and where it was found."""
+        here = self._runs.get(turn_id) or self._replicas.get(turn_id)
+        if here is not None and here.log.session_id == session_id:
+            return here, "here"
+        kept = self._kept.get(turn_id)
+        if kept is not None and kept.session_id == session_id and kept.error is None:
+            return Followed(kept), "kept"
+        found = await self._found(session_id, turn_id)
+        if found is not None and found.alive and found.holder != self._relay.instance:
+            return self._replicas.follow(session_id, turn_id, found.holder, after=after), "elsewhere"
+        if kept is not None and kept.session_id == session_id:
+            return Followed(kept), "kept"
+        stored = await self._stored(turn_id)
+        if stored is not None and stored.session_id == session_id:
+            return Followed(ended_log(stored, after)), "stored"
+        if found is not None and stored is None:
+            raise TurnLost(
+                "the instance that ran this turn is gone: send the message again under the same id",
+                retry_after_seconds=1,
+            )
+        raise _unknown(turn_id)
 
-    async def _stored(self, turn_id: str, correlation_id: str | None) -> Turn | None:
+    def _of(self, session_id: str) -> dict[str, "_Run"]:
+        return self._sessions.get(session_id, {})
+
+    def _new_id(self) -> str:
+        return self._entropy.hex(TURN_ID_BYTES)
+
+    # --- what stores know
+
+    async def _stored(self, turn_id: str, correlation_id: str | None = None) -> Turn | None:
         found = self._conversations.find(turn_id)
         return await self._calls("conversations", correlation_id or turn_id, found)
 
+    async def _claimed(self, turn_id: str, about: str) -> Claim | None:
+        """Claim the turn; where the relay is away, it has to be done without."""
+        try:
+            return await self._calls("relay", turn_id, self._relay.claim(turn_id, about))
+        except StoreUnavailable:
+            return None
 
-def _ended(turn: Turn) -> "_LiveTurn":
-    """Return a turn that was durable before anybody watched it, as a log of its beginning and its end."""
-    ended = _LiveTurn(turn.session_id, turn.id, ChatRequest(turn.message, turn.session_id), 0)
-    ended.add(Started(turn.session_id, turn.id, 1, turn.message))
-    ended.add(Done(turn.id, 2, turn.as_reply))
-    return ended
+    async def _found(self, session_id: str, turn_id: str) -> Found | None:
+        try:
+            return await self._calls("relay", turn_id, self._relay.find(session_id, turn_id))
+        except StoreUnavailable:
+            return None
 
 
-def _check_same(first: str, now: str) -> None:
-    if first != now:
-        raise KeyReused("this idempotency key was sent with another message: use a new key for a new message")
+def _check_same(first: str | None, now: str) -> None:
+    if first not in (None, now):
+        raise _reused()
+
+
+def _reused() -> KeyReused:
+    return KeyReused("this idempotency key was sent with another message: use a new key for a new message")
 
 
 def _unknown(turn_id: str) -> TurnUnknown:
     return TurnUnknown(f"there is no turn {turn_id!r} in this session, running or durable", field="turn_id")
 
 
-def error_frame(
-    error: OrchestraError,
-    *,
-    turn_id: str | None = None,
-    seq: int | None = None,
-    id: str | None = None,  # noqa: A002 - the frame's own name for it
-    correlation_id: str | None = None,
-) -> ErrorFrame:
-    """Return `error` as a frame."""
-    return ErrorFrame(
-        error.kind,
-        error.title,
-        error.status,
-        error.detail,
-        error.retryable,
-        turn_id=turn_id,
-        seq=seq,
-        id=id,
-        field=error.field,
-        retry_after_seconds=retry_after_of(error),
-        correlation_id=correlation_id,
-    )
+def _stopped() -> TurnCancelled:
+    return TurnCancelled("a client stopped the turn: nothing of it is kept")
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the instance is shutting down: connect again and send it once more", retry_after_seconds=1)
+
+
+def _about(message: str) -> str:
+    return sha256(message.encode()).hexdigest()[: 2 * TURN_ID_BYTES]
 
 
 def turn_id_of(session_id: str | None, user_id: str | None, key: str) -> str:

@@ -31,7 +31,9 @@ from orchestra.events import (
     OperatorActed,
     RequestFinished,
     StoreFinished,
+    TurnAbandoned,
     TurnFinished,
+    TurnResumed,
     TurnStarted,
     UnexpectedError,
 )
@@ -114,7 +116,7 @@ def level_of(event: Event) -> Level:
     match event:
         case TurnFinished(outcome="answered") | TurnFinished(error="cancelled") | Lifecycle():
             return "info"
-        case CallRetried() | FellBack() | OperatorActed() | ConnectionClosed():
+        case CallRetried() | FellBack() | OperatorActed() | ConnectionClosed() | TurnResumed() | TurnAbandoned():
             return "info"
         case RequestFinished(status=status):
             return "info" if status < 500 else "warning"

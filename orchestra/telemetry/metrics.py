@@ -24,10 +24,14 @@ from orchestra.events import (
     OperatorActed,
     RequestFinished,
     StoreFinished,
+    TurnAbandoned,
     TurnFinished,
+    TurnResumed,
     TurnStarted,
     UnexpectedError,
 )
+
+_Rare = LevelChanged | OperatorActed | UnexpectedError | Lifecycle | TurnResumed | TurnAbandoned
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -79,6 +83,8 @@ class Metrics:
         self._first_token_seconds = histogram("first_token_seconds", "Admission to first token.", TURN_SECONDS).of()
         self._turns_in_flight = self._gauge("turns_in_flight", "Turns admitted and not ended.").of()
         self._turns_degraded = counter("turns_degraded", "Turns answered without a feature.", "feature")
+        self._turns_resumed = counter("turns_resumed", "Turns that a client came back to, by where found.", "source")
+        self._turns_abandoned = counter("turns_abandoned", "Turns stopped since nobody followed them.").of()
         self._tokens = counter("tokens", "Tokens by direction: prompt or completion.", "direction")
         self._calls = counter("calls", "Guarded calls of engines ended.", "target", "outcome")
         self._call_seconds = histogram("call_seconds", "Guarded calls that were let through.", TURN_SECONDS, "target")
@@ -139,7 +145,7 @@ class Metrics:
         """Return the page for `/metrics`, in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _rare(self, event: LevelChanged | OperatorActed | UnexpectedError | Lifecycle) -> None:
+    def _rare(self, event: _Rare) -> None:
         match event:
             case LevelChanged():
                 self._level_is(event.after)
@@ -148,6 +154,10 @@ class Metrics:
                 self._operator_actions.of(event.target, event.action).inc()
             case UnexpectedError():
                 self._unexpected_errors.of(event.where).inc()
+            case TurnResumed():
+                self._turns_resumed.of(event.source).inc()
+            case TurnAbandoned():
+                self._turns_abandoned.inc()
             case Lifecycle():
                 self._lifecycle.of(event.part, event.state).inc()
 
