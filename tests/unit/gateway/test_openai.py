@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -280,25 +281,25 @@ def test_the_same_key_is_the_same_turn(visit: Any) -> None:
     visit(story, script(1.0, "hi", asked=asked))
 
 
-@pytest.mark.parametrize("leaves_after", [0.5, 1.5, 16.0], ids=["before the first piece", "mid-stream", "kept alive"])
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_ends_the_turn_and_the_providers_call_at_once(
-    visit: Any, leaves_after: float, stream: bool
-) -> None:
+def test_a_client_that_goes_away_ends_the_turn_and_the_providers_call_at_once(visit: Any) -> None:
+    """Before the first piece, in the middle, and while only signs of life come."""
+
     async def story(client: Any) -> None:
-        data = json.dumps(body(stream=stream)).encode()
         headers = {"Content-Type": "application/json"}
-        answer = await call(client.app, "POST", PATH, headers, data, disconnect_after_s=leaves_after)
-        assert not answer.complete
-        await asyncio.sleep(0.1)  # for the task that was cancelled to end
-        assert client.provider.running == 0
-        (finished,) = client.told(TurnFinished)
-        assert (finished.outcome, finished.error) == ("failed", "cancelled")
-        assert round(finished.seconds, 1) == leaves_after
-        assert client.told(UnexpectedError) == []
-        statuses = [each.status for each in client.told(RequestFinished)]
-        begun = stream and leaves_after > 1.0
-        assert statuses == ([499] if begun else [])  # Sanic's own server answers for the others
+        for stream, leaves_after in product((True, False), (0.5, 1.5, 16.0)):
+            client.events.clear()
+            data = json.dumps(body(stream=stream)).encode()
+            answer = await call(client.app, "POST", PATH, headers, data, disconnect_after_s=leaves_after)
+            assert not answer.complete
+            await asyncio.sleep(0.1)  # for the task that was cancelled to end
+            assert client.provider.running == 0
+            (finished,) = client.told(TurnFinished)
+            assert (finished.outcome, finished.error) == ("failed", "cancelled")
+            assert round(finished.seconds, 1) == leaves_after
+            assert client.told(UnexpectedError) == []
+            statuses = [each.status for each in client.told(RequestFinished)]
+            begun = stream and leaves_after > 1.0
+            assert statuses == ([499] if begun else [])  # Sanic's own server answers for the others
 
     visit(story, script(1.0, "one", 19.0, "two", 19.0))
 
@@ -345,30 +346,29 @@ def test_models(visit: Any) -> None:
     visit(story, script("hi"), provider_url="http://127.0.0.1:1/v1", provider_model="house/gpt-x")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "headers", "data", "status", "code"),
-    [
-        ("GET", "/v1/nope", {}, b"", 404, "not_found"),
-        ("GET", PATH, {}, b"", 405, "method_not_allowed"),
-        ("POST", "/v1/models", {}, b"{}", 405, "method_not_allowed"),
-        ("POST", PATH, {"Content-Type": "text/plain"}, b"{}", 415, "unsupported_media_type"),
-        ("POST", PATH, {"Content-Type": "application/json"}, b"{", 400, "invalid_request"),
-        ("POST", PATH, {"Content-Type": "application/json"}, b"", 400, "invalid_request"),
-        ("POST", PATH, {"Content-Type": "application/json"}, b"[" * 100_000, 400, "invalid_request"),
-        ("POST", PATH, {"Content-Type": "application/json"}, b'{"a": "\xff"}', 400, "invalid_request"),
-        ("POST", PATH, {"Content-Type": "application/json"}, b'{"model": NaN}', 400, "invalid_request"),
-    ],
-)
-def test_every_error_is_openais_and_native_ones_stay_problems(
-    visit: Any, method: str, path: str, headers: dict[str, str], data: bytes, status: int, code: str
-) -> None:
+JSON = {"Content-Type": "application/json"}
+WRONG: list[tuple[str, str, dict[str, str], bytes, int, str]] = [
+    ("GET", "/v1/nope", {}, b"", 404, "not_found"),
+    ("GET", PATH, {}, b"", 405, "method_not_allowed"),
+    ("POST", "/v1/models", {}, b"{}", 405, "method_not_allowed"),
+    ("POST", PATH, {"Content-Type": "text/plain"}, b"{}", 415, "unsupported_media_type"),
+    ("POST", PATH, JSON, b"{", 400, "invalid_request"),
+    ("POST", PATH, JSON, b"", 400, "invalid_request"),
+    ("POST", PATH, JSON, b"[" * 100_000, 400, "invalid_request"),
+    ("POST", PATH, JSON, b'{"a": "\xff"}', 400, "invalid_request"),
+    ("POST", PATH, JSON, b'{"model": NaN}', 400, "invalid_request"),
+]
+
+
+def test_every_error_is_openais_and_native_ones_stay_problems(visit: Any) -> None:
     async def story(client: Any) -> None:
-        answer = await call(client.app, method, path, headers, data)
-        assert (answer.status, answer.header("Content-Type")) == (status, "application/json")
-        error = json.loads(answer.body)["error"]
-        assert list(error) == ["message", "type", "param", "code"]
-        assert (error["type"], error["code"]) == ("invalid_request_error", code)
-        assert answer.header("X-Request-ID")
+        for method, path, headers, data, status, code in WRONG:
+            answer = await call(client.app, method, path, headers, data)
+            assert (answer.status, answer.header("Content-Type")) == (status, "application/json")
+            error = json.loads(answer.body)["error"]
+            assert list(error) == ["message", "type", "param", "code"]
+            assert (error["type"], error["code"]) == ("invalid_request_error", code)
+            assert answer.header("X-Request-ID")
         for native in ("/v2/nope", "/chat/v2/chat"):
             answer = await client.ask("GET", native)
             assert answer.header("Content-Type") == "application/problem+json"
