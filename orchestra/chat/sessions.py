@@ -291,10 +291,12 @@ class Sessions:
         """Bring the profile that is durable into the session's record, and return the session."""
         for _ in range(ATTEMPTS_MAX):
             stored = await self._cached(correlation_id, self._store.load(session_id))
-            if stored is None:
-                session = await self._rebuilt(session_id, head, correlation_id)
-            elif stored.revision >= head.revision:
+            if stored is not None and stored.revision >= head.revision:
                 return stored
+            kept = head.profile.pinned
+            if stored is None or any(number not in kept for number in stored.profile.pinned):
+                # Of a turn that is no longer pinned, the record cannot tell whether it still belongs to the history.
+                session = await self._rebuilt(session_id, head, correlation_id)
             else:
                 session = with_profile(stored, head.profile, head.revision, pinned)
                 session = replace(session, updated_at=max(session.updated_at, head.updated_at))

@@ -41,7 +41,13 @@ def with_turn(session: Session, turn: Turn) -> Session:
 
 
 def with_profile(session: Session, profile: Profile, revision: int, pinned: Sequence[Turn]) -> Session:
-    """Return `session` with another profile, whose pinned turns are given, trimmed to the limits."""
+    """Return `session` with another profile, which pins all that it pinned and more, trimmed to the limits.
+
+    Parameters
+    ----------
+    pinned : sequence of Turn
+        All turns that `profile` pins.
+    """
     there = {message.turn for message in session.messages}
     added = [message for turn in pinned if turn.number not in there for message in exchange_of(turn)]
     messages = tuple(sorted((*session.messages, *added), key=_turn_of))

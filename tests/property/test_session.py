@@ -58,8 +58,8 @@ class Gate(Wire):
 class SessionMachine(RuleBasedStateMachine):
     """The model is what was acknowledged: turns, and notes in the profile's metadata."""
 
-    @initialize()
-    def open_house(self) -> None:
+    @initialize(turns=st.integers(0, 4))
+    def open_house(self, turns: int) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(limits, "SESSION_MESSAGES_MAX", 8)  # small, so that trimming is not rare
         self.loop = asyncio.new_event_loop()
@@ -77,6 +77,9 @@ class SessionMachine(RuleBasedStateMachine):
         self.deleting = self.deleted = False
         self.said = 0
         self.races_lost = 0
+        for _ in range(turns):
+            self.turn(0, "unified")
+            self.let_all_through()
 
     # what clients do
 
@@ -116,9 +119,11 @@ class SessionMachine(RuleBasedStateMachine):
     # what the world does
 
     @precondition(lambda self: self.waiting)
-    @rule(choice=st.integers(0, 9))
-    def let_one_through(self, choice: int) -> None:
-        self._pass(choice % len(self.waiting))
+    @rule(choices=st.lists(st.integers(0, 3), min_size=1, max_size=8))
+    def let_some_through(self, choices: list[int]) -> None:
+        for choice in choices:
+            if self.waiting:
+                self._pass(choice % len(self.waiting))
 
     @rule()
     def let_all_through(self) -> None:
@@ -140,6 +145,7 @@ class SessionMachine(RuleBasedStateMachine):
     def lose_the_session_store(self) -> None:
         self.sessions.store._records.clear()
 
+    @precondition(lambda self: not self.running)  # which takes seconds
     @rule(hours=st.sampled_from([1, 12, 23, 25]))
     def time_passes(self, hours: int) -> None:
         self.clock.at += hours * 3600

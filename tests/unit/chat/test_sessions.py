@@ -346,6 +346,17 @@ def test_a_pinned_turn_that_left_the_history_comes_back_and_stays() -> None:
     asyncio.run(story())
 
 
+def test_a_turn_that_is_no_longer_pinned_goes_unless_it_is_recent() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=60)
+        await house.here.change_profile(session_id, None, "c", changed_to(Profile(pinned=(3, 30))))
+        await house.here.change_profile(session_id, None, "c", changed_to(Profile(pinned=(30,))))
+        assert await house.said(session_id) == [f"message {number}" for number in range(11, 61)]
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("profile", "why"),
     [

@@ -112,10 +112,6 @@ def test_a_profile_brings_its_pinned_turns_along_and_takes_its_room() -> None:
     assert of(pinned) == [2, 2, *(number for number in range(12, 61) for _ in "qa")]
     assert pinned.revision == 1
     assert pinned.tokens == counted(pinned) == counted(full) + 10 + MESSAGE_TOKENS
-    plain = with_profile(pinned, Profile(), 2, [])
-    assert plain.messages == pinned.messages, "it is trimmed as it grows old"
-    assert plain.tokens == counted(full)
-    assert of(with_turn(plain, turn(61)))[0] == 12
 
 
 @pytest.mark.parametrize(
