@@ -21,6 +21,8 @@ T = TypeVar("T")
 class TimedHttp(Http):
     """A connection's requests, each of which has to arrive in time."""
 
+    __slots__ = ("_arrives_by",)  # Sanic's metaclass makes every class of it slotted
+
     __slots__ = ("_arrives_by",)  # Sanic's metaclass gives every class empty ones else
 
     async def http1_request_header(self) -> None:

@@ -118,7 +118,7 @@ def test_metrics_count_turns_and_requests(service: LiveService) -> None:
 def test_the_openapi_document_describes_what_is_said(service: LiveService) -> None:
     document = ask(service, "GET", "/docs/openapi.json").json
     operation = document["paths"][CHAT]["post"]
-    assert operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatRequest")
+    assert operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/RequestV2")
     reference = operation["responses"]["200"]["content"]["application/json"]["schema"]
     schema = {**reference, "components": document["components"]}
     jsonschema.validate(say(service, "hi"), schema)
