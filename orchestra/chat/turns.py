@@ -410,6 +410,7 @@ class LiveTurns:
         if opening is None:
             opening = self._openings[asked.turn_id] = _Opening(asked)
             opening.task = asyncio.create_task(self._open(opening))
+            opening.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # askers may be gone
         _check_same(opening.asked.request.message, asked.request.message)
         assert opening.task is not None
         opening.askers += 1

@@ -7,11 +7,13 @@ the next one is read. Close codes: 1001 idle, 1003 binary, 1007 not UTF-8, 1008 
 defect, 1012 the instance is going, 1013 the session cannot be had now.
 """
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from sanic import HTTPResponse, Request, Sanic
 
-from orchestra.chat.connections import Closed, Connection
+from orchestra.chat.connections import Closed, Connection, Socket
 from orchestra.chat.handlers import ConnectionHandler, ConnectionHandlers
 from orchestra.chat.turns import error_frame
 from orchestra.errors import Overloaded
@@ -26,6 +28,15 @@ CONNECTION_ID_BYTES = 8
 
 _FRAME: Any = ClientFrame  # to a type checker a union is no type
 _SHAPE = "a frame is one flat JSON object with a type (message, cancel, resume or ping): see /docs/asyncapi.json"
+
+
+class Who(NamedTuple):
+    """Who connects: the ids of the path, the network address, and the id of the request."""
+
+    client_id: str
+    session_id: str
+    address: str
+    correlation_id: str
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -43,21 +54,27 @@ async def connect(request: Request, client_id: str, session_id: str) -> HTTPResp
     validate_id("session_id", session_id, "send one that a reply named, or choose one")
     service = request.app.ctx.service
     handlers: ConnectionHandlers = await service.container.resolve(ConnectionHandlers)
-    with handlers.pool.admitted(client_id, request.remote_addr or request.ip):
-        socket = await accepted(request)
-        connection = Connection(
-            service.ports.entropy.hex(CONNECTION_ID_BYTES),
-            client_id,
-            session_id,
-            socket,
-            handlers.idle_seconds_max,
-            handlers.now,
-        )
-        await _serve(handlers, connection, request.ctx.correlation_id)
+    who = Who(client_id, session_id, request.remote_addr or request.ip, request.ctx.correlation_id)
+    await hold(handlers, who, partial(accepted, request))
     return None
 
 
 connect.is_websocket = True  # type: ignore[attr-defined]
+
+
+async def hold(handlers: ConnectionHandlers, who: Who, accept: Callable[[], Awaitable[Socket]]) -> None:
+    """Take a place in the pool, then accept, and serve the connection until it is closed."""
+    with handlers.pool.admitted(who.client_id, who.address):
+        socket = await accept()
+        connection = Connection(
+            handlers.entropy.hex(CONNECTION_ID_BYTES),
+            who.client_id,
+            who.session_id,
+            socket,
+            handlers.idle_seconds_max,
+            handlers.now,
+        )
+        await _serve(handlers, connection, who.correlation_id)
 
 
 async def _serve(handlers: ConnectionHandlers, connection: Connection, correlation_id: str) -> None:
@@ -78,8 +95,10 @@ async def _serve(handlers: ConnectionHandlers, connection: Connection, correlati
         seconds = now - connection.opened_at
         frames = (connection.received, connection.sent)
         handlers.hook(ConnectionClosed(now, *who, closed.code, closed.reason, seconds, *frames))
-        await handler.close()
-        await connection.ended()
+        try:
+            await handler.close()
+        finally:
+            await connection.ended()
 
 
 async def _converse(handlers: ConnectionHandlers, handler: ConnectionHandler, connection: Connection) -> None:
