@@ -10,8 +10,8 @@ Every event has an `id`, ``<session_id>/<turn_id>/<seq>``, which is where a clie
 
 Status and headers wait for the first piece, the first keep-alive or the turn's end, whichever comes first: a turn that
 is refused is an ordinary problem, and one that is answered whole, as where the level allows no streaming, is ordinary
-JSON. Who resumes is in a stream already: whatever comes is an event. A stream that ends with neither `done` nor `error`
-was cut off, and the turn goes on for the grace that its client has to resume.
+JSON. Who resumes is in a stream already: it stands at once, and whatever comes is an event. A stream that ends with
+neither `done` nor `error` was cut off, and the turn goes on for the grace that its client has to resume.
 
 Nothing is queued for a slow reader: it reads the log when it can. One that takes nothing for Sanic's RESPONSE_TIMEOUT
 is let go.
@@ -59,7 +59,7 @@ async def answer(
     status = ClientGone.status
     try:
         async with watch:
-            held, entry = (b"", await _next(watch)) if resumed else await _begin(watch)
+            held, entry = (b"", await _next(watch, 0)) if resumed else await _begin(watch)
             if isinstance(entry, _End):
                 return empty(204, dict(headers))
             if entry is not None and entry.ends and not resumed:
@@ -79,10 +79,10 @@ class _End:
 _END = _End()
 
 
-async def _next(watch: Watch) -> Entry | _End | None:
+async def _next(watch: Watch, seconds_max: float = KEEP_ALIVE_SECONDS) -> Entry | _End | None:
     """Return the log's next entry, or None where it is time for a sign of life."""
     try:
-        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+        async with asyncio.timeout(seconds_max):
             return await anext(watch, _END)
     except TimeoutError:
         return None

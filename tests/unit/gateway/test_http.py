@@ -120,6 +120,20 @@ def test_the_header_has_precedence_over_the_query(visit: Any) -> None:
     visit(story, script(SLOW))
 
 
+def test_a_resumed_stream_stands_at_once(visit: Any) -> None:
+    """Its client knows that it is back, though nothing is said for a while."""
+
+    async def story(client: Any) -> None:
+        lost = await leaving(client, 1.5)
+        back = await client.ask("POST", CHAT, {"message": "hello"}, Last_Event_ID=places(lost)[-1])
+        assert [(round(at, 1), piece.split(b"\n")[0]) for at, piece in back.chunks[:2]] == [
+            (1.5, b": keep-alive"),
+            (3.0, b"event: delta"),
+        ]
+
+    visit(story, script(SLOW))
+
+
 def test_a_turn_that_fails_after_its_stream_was_lost_says_so_in_the_stream(visit: Any) -> None:
     async def story(client: Any) -> None:
         lost = await leaving(client, 1.5)
