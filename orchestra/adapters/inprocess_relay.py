@@ -24,6 +24,7 @@ class _Record(NamedTuple):
     about: str
     runs: bool
     expires_at: float
+    session_id: str = ""  # known once it has ended
 
 
 class InProcessHub:
@@ -97,7 +98,9 @@ class InProcessRelay:
         if record is None:
             record = _Record(self._instance, 0, "", True, 0.0) if kept else None
         if record is not None and record.holder == self._instance:
-            self._hub.records[turn_id] = record._replace(runs=False, expires_at=_now() + limits.LOG_SECONDS)
+            self._hub.records[turn_id] = record._replace(
+                runs=False, expires_at=_now() + limits.LOG_SECONDS, session_id=session_id
+            )
 
     async def find(self, session_id: str, turn_id: str) -> Found | None:
         """Return where the turn runs, or ran a moment ago and is kept."""
@@ -106,7 +109,7 @@ class InProcessRelay:
         if holder is not None:
             return Found(holder, self._hub.lives(holder), True)
         record = self._hub.record(turn_id)
-        if record is None:
+        if record is None or record.session_id not in ("", session_id):
             return None
         return Found(record.holder, self._hub.lives(record.holder), record.runs)
 

@@ -65,6 +65,7 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
     number: int
     about: str
     runs: bool
+    session_id: str = ""  # known once it has ended
 
 
 _RECORDS = msgspec.msgpack.Decoder(_Record)
@@ -153,7 +154,7 @@ class RedisRelay:
         if claim is None and not kept:
             return
         running = _Record(self._instance, 0, "", True) if claim is None else _RECORDS.decode(claim)
-        ended = msgspec.msgpack.encode(msgspec.structs.replace(running, runs=False))
+        ended = msgspec.msgpack.encode(msgspec.structs.replace(running, runs=False, session_id=session_id))
         self._post("EVAL", _REPLACE, 1, _turn(turn_id), claim or b"", ended, round(limits.LOG_SECONDS))
 
     async def find(self, session_id: str, turn_id: str) -> Found | None:
@@ -169,7 +170,7 @@ class RedisRelay:
         if running is not None:
             holder = running.decode()
             return Found(holder, await self._lives(holder), True)
-        if record is None or (kept := _record(record)) is None:
+        if record is None or (kept := _record(record)) is None or kept.session_id not in ("", session_id):
             return None
         return Found(kept.holder, await self._lives(kept.holder), kept.runs)
 

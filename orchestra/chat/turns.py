@@ -369,7 +369,7 @@ class LiveTurns:
     async def drain(self, seconds_max: float) -> None:
         """Take no more turns, and return when all have ended; those that run longer are stopped with `ShuttingDown`."""
         self._draining = True
-        if tasks := self._tasks():
+        if (tasks := self._tasks()) and seconds_max > 0:
             await asyncio.wait(tasks, timeout=seconds_max)
         for run in tuple(self._runs.values()):
             run.stop(_shutting_down())
@@ -566,16 +566,16 @@ class LiveTurns:
 
     def _attend(self, asked: Attend) -> None:
         """Send what is behind the asked number, which also says that this instance lives."""
-        answer: Entries | Gone
-        if (run := self._runs.get(asked.turn_id)) is not None:
-            run.attend(asked.sender)
+        answer: Entries | Gone = Gone(asked.turn_id)
+        run = self._runs.get(asked.turn_id)
         log = run.log if run is not None else self._kept.get(asked.turn_id)
-        if log is not None:
-            answer = entries_of(log, asked.after, limits.RELAY_MESSAGE_BYTES_MAX)
-        else:
+        if log is None:
             if asked.turn_id not in self._openings:
                 self._relay.end(asked.session_id, asked.turn_id, kept=False)  # whatever says that it is here
-            answer = Gone(asked.turn_id)
+        elif asked.session_id in ("", log.session_id):  # whoever does not know the session has the key
+            if run is not None:
+                run.attend(asked.sender)
+            answer = entries_of(log, asked.after, limits.RELAY_MESSAGE_BYTES_MAX)
         self._relay.tell(instance_address(asked.sender), msgspec.msgpack.encode(answer))
 
     async def _sought(self, session_id: str, turn_id: str, after: int) -> tuple[Followed, str]:

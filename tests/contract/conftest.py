@@ -14,23 +14,27 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from orchestra import limits
 from orchestra.adapters.embedded import EmbeddedStores
 from orchestra.adapters.fleet import RedisFleet
 from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
+from orchestra.adapters.inprocess_relay import InProcessHub, InProcessRelay
 from orchestra.adapters.pgvector import PgvectorMemories
 from orchestra.adapters.postgres import Postgres
 from orchestra.adapters.redis import RedisSessions
-from orchestra.ports import ConversationStore, Fleet, MemoryStore, SessionStore
+from orchestra.adapters.relay import RedisRelay
+from orchestra.ports import ConversationStore, Fleet, MemoryStore, Relay, SessionStore
 from sim.clock import SimClock
 from sim.distributions import Exponential
 from sim.entropy import Streams
 from sim.faults import Faults, StoreName
 from sim.loop import run as virtually
-from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledSessions, Wire
+from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledRelay, ModelledSessions, Wire
 
 SESSION_STORES = ["inprocess_sessions", "modelled_sessions", "redis_sessions"]
 CONVERSATION_STORES = ["inprocess_conversations", "modelled_conversations", "postgres_conversations"]
 FLEETS = ["inprocess_fleet", "modelled_fleet", "redis_fleet"]
+RELAYS = ["inprocess_relays", "modelled_relays", "redis_relays"]
 MEMORY_STORES = ["inprocess_memories", "modelled_memories", "pgvector_memories"]
 
 Store = TypeVar("Store")
@@ -78,6 +82,15 @@ class Instances:
     elapse: Elapse
 
 
+@dataclass(frozen=True)
+class Relays:
+    """A maker of the relays of instances that know each other, a way to let one die, and one to let time pass."""
+
+    join: Callable[[str], Awaitable[Relay]]
+    die: Callable[[Relay], Awaitable[None]]
+    elapse: Elapse
+
+
 @pytest.fixture(params=SESSION_STORES)
 def sessions(request: pytest.FixtureRequest) -> Contract[Sessions]:
     return request.getfixturevalue(request.param)
@@ -95,6 +108,11 @@ def memories(request: pytest.FixtureRequest) -> Contract[MemoryStore]:
 
 @pytest.fixture(params=FLEETS)
 def fleet(request: pytest.FixtureRequest) -> Contract[Instances]:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=RELAYS)
+def relays(request: pytest.FixtureRequest) -> Contract[Relays]:
     return request.getfixturevalue(request.param)
 
 
@@ -183,6 +201,44 @@ def modelled_fleet() -> Contract[Instances]:
 
 
 @pytest.fixture
+def inprocess_relays() -> Contract[Relays]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Relays]:
+        hub = InProcessHub()
+
+        async def join(instance: str) -> Relay:
+            return hub.join(instance)
+
+        async def die(relay: Relay) -> None:
+            assert isinstance(relay, InProcessRelay)
+            relay.vanish()
+            await asyncio.sleep(limits.LEASE_SECONDS)
+
+        yield Relays(join, die, asyncio.sleep)
+
+    return Contract(make, virtually)
+
+
+@pytest.fixture
+def modelled_relays() -> Contract[Relays]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Relays]:
+        hub = InProcessHub()
+
+        async def join(instance: str) -> Relay:
+            return ModelledRelay(hub.join(instance), _wire("sessions"))
+
+        async def die(relay: Relay) -> None:
+            assert isinstance(relay, ModelledRelay)
+            relay.relay.vanish()
+            await asyncio.sleep(limits.LEASE_SECONDS)
+
+        yield Relays(join, die, asyncio.sleep)
+
+    return Contract(make, virtually)
+
+
+@pytest.fixture
 def modelled_conversations() -> Contract[ConversationStore]:
     @asynccontextmanager
     async def make() -> AsyncIterator[ConversationStore]:
@@ -258,6 +314,32 @@ def redis_fleet(contract_redis_url: str) -> Contract[Instances]:
                 return fleet
 
             yield Instances(join, elapse)
+
+    return Contract(make)
+
+
+@pytest.fixture
+def redis_relays(contract_redis_url: str) -> Contract[Relays]:
+    async def elapse(seconds: float) -> None:
+        async with Redis.from_url(contract_redis_url) as redis:
+            for key in await redis.keys("orchestra:turn:*"):
+                await redis.pexpire(key, await redis.pttl(key) - round(seconds * 1000))
+
+    async def die(relay: Relay) -> None:
+        """Leave: one that crashed is as gone a few seconds later."""
+        assert isinstance(relay, RedisRelay)
+        await relay.aclose()
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Relays]:
+        async with AsyncExitStack() as stack:
+
+            async def join(instance: str) -> Relay:
+                relay = RedisRelay(contract_redis_url, instance=instance, hook=lambda event: None)
+                stack.push_async_callback(relay.aclose)
+                return relay
+
+            yield Relays(join, die, elapse)
 
     return Contract(make)
 
