@@ -14,6 +14,7 @@ from orchestra.adapters.inprocess import InProcessFleet, InProcessMemories
 from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.adapters.offline import OfflineProvider
 from orchestra.chat.orchestrator import ChatOrchestrator, Sink
+from orchestra.chat.sessions import Sessions
 from orchestra.config import Settings
 from orchestra.engines.apology import TEXT
 from orchestra.errors import (
@@ -787,3 +788,20 @@ def test_no_cached_answer_crosses_histories_or_ways_to_draw() -> None:
 
     once = {"unified": {"fallbacks": ("cache",), "retry": {"attempts_max": 1}, "breaker": {"failures_max": 50}}}
     rehearsed(story, guards=once)
+
+
+def test_a_session_deleted_under_a_turn_stays_deleted_and_so_does_what_memory_was_told() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("I live in Rome", user_id="ada")
+        running = asyncio.create_task(house.say("I like figs", user_id="ada", session_id=first.session_id))
+        await asyncio.sleep(1)
+        sessions = await house.container.resolve(Sessions)
+        await sessions.delete(first.session_id, "ada", "c")
+        with pytest.raises(SessionUnknown):
+            await running
+        assert await house.conversations.turns(first.session_id) == ()
+        for question in ("I live in Rome", "I like figs"):
+            embedding = await house.ports.embedder.embed(question)
+            assert await house.ports.memories.recall("user:ada", embedding, limit=9) == ()
+
+    rehearsed(story)
