@@ -18,19 +18,25 @@ class OrchestraError(Exception):
         The request's field at fault, as a JSON path such as ``$.message``.
     retry_after_seconds : float or None
         When a retry has a chance.
+
+    Attributes
+    ----------
+    correlation_id : str or None
+        What finds the request in the service's log; known to a client, which was told it.
     """
 
     kind: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
-    status: ClassVar[int] = 500
+    status: int = 500
     close_code: ClassVar[int] = 1011
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, detail: str, *, field: str | None = None, retry_after_seconds: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.field = field
         self.retry_after_seconds = retry_after_seconds
+        self.correlation_id: str | None = None
 
 
 class ConfigurationError(OrchestraError):
@@ -207,8 +213,17 @@ class ShuttingDown(OrchestraError):
 
 def kinds() -> tuple[str, ...]:
     """Return every kind of error that is defined here, each once, in order; ``cancelled`` is none."""
+    return tuple(_by_kind())
+
+
+def of_kind(kind: str) -> type[OrchestraError] | None:
+    """Return the error that is called `kind`, where there is one: what another process told of is raised again."""
+    return _by_kind().get(kind)
+
+
+def _by_kind() -> dict[str, type[OrchestraError]]:
     here = [each for each in globals().values() if isinstance(each, type) and issubclass(each, OrchestraError)]
-    return tuple(dict.fromkeys(each.kind for each in here))
+    return {each.kind: each for each in here if "kind" in vars(each)}
 
 
 def retry_after_of(error: OrchestraError) -> float | None:

@@ -177,12 +177,13 @@ _BANNED_METHODS = {"run_in_executor": "one event loop, no executors: await, or p
 
 
 def _meets_the_outside(source: Source) -> bool:
-    """The adapters whose task it is to ask the machine for time and chance, and who starts processes."""
-    return re.match(r"orchestra/(adapters/(system\.py|embedded)|gateway/workers\.py)", source.path) is not None
+    """Those whose task it is to ask the machine for time and chance, here and at a client's, and who starts processes."""
+    path = r"orchestra/(adapters/(system\.py|embedded)|gateway/workers\.py|sdk/system\.py$)"
+    return re.match(path, source.path) is not None
 
 
 def no_global_time_or_chance(source: Source) -> Iterator[Violation]:
-    """Only adapters/system.py, adapters/embedded* and gateway/workers.py ask globals for time, chance or processes."""
+    """Only adapters/system.py, adapters/embedded*, sdk/system.py and gateway/workers.py ask the machine for these."""
     if not source.in_packages or source.parts[0] != "orchestra" or _meets_the_outside(source):
         return
     for line, name in imported(source):
@@ -499,6 +500,7 @@ PLANTED: list[tuple[Rule, str, str, str]] = [
     (no_global_time_or_chance, "orchestra/chat/x.py", "import uuid", "imports uuid"),
     (no_global_time_or_chance, "orchestra/adapters/redis.py", "import secrets", "imports secrets"),
     (no_global_time_or_chance, "orchestra/chat/x.py", "import threading", "imports threading"),
+    (no_global_time_or_chance, "orchestra/sdk/client.py", "import time\ntime.sleep(1)", "imports time"),
     (no_global_time_or_chance, "orchestra/chat/x.py", "from concurrent.futures import Executor", "concurrent"),
     (no_global_time_or_chance, "orchestra/chat/x.py", "from datetime import datetime as d\nd.now()", "datetime.now"),
     (no_global_time_or_chance, "orchestra/chat/x.py", "import datetime\nf = datetime.date.today", "date.today"),
@@ -581,6 +583,7 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (layers_inside_orchestra, "orchestra/adapters/x.py", "import redis.asyncio\nfrom orchestra.ports import Clock"),
     (no_global_time_or_chance, "orchestra/adapters/system.py", "import time, os\nos.urandom(8)"),
     (no_global_time_or_chance, "orchestra/gateway/workers.py", "import multiprocessing"),
+    (no_global_time_or_chance, "orchestra/sdk/system.py", "import time\ntime.sleep(1)"),
     (no_global_time_or_chance, "orchestra/chat/x.py", "import asyncio\nasyncio.get_running_loop().time()\nclock.now()"),
     (
         no_global_time_or_chance,

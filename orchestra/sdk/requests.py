@@ -1,0 +1,203 @@
+"""What is sent for each thing that a client asks over HTTP, and what its answer says. Nothing here sends."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from orchestra import limits
+from orchestra.errors import InvalidRequest
+from orchestra.frames import LiveTurnView
+from orchestra.model import ChatReply, Profile, Turn
+from orchestra.sdk.failures import Answer, UnexpectedAnswer
+
+CHAT = "/chat/v2/chat"
+SESSIONS = "/chat/v2/sessions"
+END = "end"
+"""The `before` of whoever begins with the last turns."""
+
+Format = Literal["json", "markdown"]
+T = TypeVar("T")
+
+
+class SessionStatus(Struct, frozen=True):
+    """How a session stands; times are Unix seconds.
+
+    Parameters
+    ----------
+    session_id : str
+    state : str
+        ``active``, ``idle``, or ``expired``: then it can be read, and no turn continues it.
+    version : int
+        Number of the last turn, 0 before the first.
+    messages, tokens, bytes : int
+        What the next prompt has of it: how many messages, an estimate of tokens, and what it is stored in.
+    created_at, updated_at, expires_at : float
+    profile : Profile
+    live : tuple of LiveTurnView
+        Turns that run now.
+    """
+
+    session_id: str
+    state: str
+    version: int
+    messages: int
+    tokens: int
+    bytes: int
+    created_at: float
+    updated_at: float
+    expires_at: float
+    profile: Profile
+    live: tuple[LiveTurnView, ...]
+
+
+class History(SessionStatus, frozen=True):
+    """How a session stands, and a page of its turns.
+
+    Parameters
+    ----------
+    turns : tuple of Turn
+        Lowest number first.
+    next_after : int or None
+        The `after` that brings the turns that follow; None where none do.
+    next_before : int or None
+        The `before` that brings the turns that precede; None where none do.
+    """
+
+    turns: tuple[Turn, ...]
+    next_after: int | None
+    next_before: int | None
+
+
+class ProfileChange(Struct, frozen=True, omit_defaults=True):
+    """What to change in a session's profile, as a JSON Merge Patch (RFC 7396): what is not named stays.
+
+    Parameters
+    ----------
+    system : str or None
+        None removes it.
+    pinned : sequence of int
+        All of them, in place of those before.
+    context, metadata : mapping of str to (str or None)
+        Entries to set; None removes one.
+    """
+
+    system: str | UnsetType | None = UNSET
+    pinned: tuple[int, ...] | UnsetType = UNSET
+    context: Mapping[str, str | None] | UnsetType = UNSET
+    metadata: Mapping[str, str | None] | UnsetType = UNSET
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One HTTP request: its target is a path, with a query where it has one."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+def chat(message: str, session_id: str | None, user_id: str | None, key: str, *, stream: bool) -> Ask:
+    """Say `message`; sent again under the same `key`, it is the same turn."""
+    said = {"message": message, "session_id": session_id, "user_id": user_id, "stream": stream or None}
+    body = {name: value for name, value in said.items() if value is not None}
+    headers = {"Idempotency-Key": key}
+    if stream:
+        headers["Accept"] = "text/event-stream, application/json"
+    return _with_body(
+        "POST", CHAT, {name: value for name, value in body.items() if value not in (None, False)}, headers
+    )
+
+
+def resume(session_id: str, turn_id: str, seq: int) -> Ask:
+    """Let a turn's events go on behind number `seq`."""
+    headers = {"Accept": "text/event-stream"}
+    if seq:
+        headers["Last-Event-ID"] = f"{session_id}/{turn_id}/{seq}"
+    return Ask("GET", f"{_turn(session_id, turn_id)}/events", headers)
+
+
+def cancel(session_id: str, turn_id: str) -> Ask:
+    """Stop a turn."""
+    return Ask("DELETE", _turn(session_id, turn_id))
+
+
+def create(session_id: str, user_id: str | None, profile: Profile) -> Ask:
+    """Make a session of that id."""
+    named = {"session_id": session_id, **({"user_id": user_id} if user_id else {})}
+    return _with_body("POST", SESSIONS, named | msgspec.to_builtins(profile))
+
+
+def read(session_id: str, *, after: int | None, before: int | str | None, limit: int | None) -> Ask:
+    """Describe a session, and give a page of its turns."""
+    query = {"after": after, "before": before, "limit": limit}
+    given = urlencode({name: value for name, value in query.items() if value is not None})
+    return Ask("GET", _session(session_id) + (f"?{given}" if given else ""))
+
+
+def change(session_id: str, change: ProfileChange) -> Ask:
+    """Change a session's profile."""
+    return _with_body("PATCH", _session(session_id), msgspec.to_builtins(change))
+
+
+def delete(session_id: str) -> Ask:
+    """Delete a session."""
+    return Ask("DELETE", _session(session_id))
+
+
+def export(session_id: str, document: Format) -> Ask:
+    """Give the whole conversation as a file."""
+    return Ask("GET", f"{_session(session_id)}/export?{urlencode({'format': document})}")
+
+
+def reply_of(answer: Answer) -> ChatReply:
+    """Return the reply that `answer` is."""
+    return decoded(answer, ChatReply)
+
+
+def decoded(answer: Answer, into: type[T]) -> T:
+    """Return the body of `answer` as a value of type `into`.
+
+    Raises
+    ------
+    UnexpectedAnswer
+        It is none.
+    """
+    try:
+        return msgspec.json.decode(answer.body, type=into)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(
+            f"the answer is no {into.__name__}: check that the URL is that of an AI Orchestra ({error})", status=502
+        ) from error
+
+
+def checked_id(field: str, value: str) -> str:
+    """Return `value` where it may name a session, a user or a client.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    if not limits.is_id(value):
+        raise InvalidRequest(
+            f"{field} must be 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', starting with a letter "
+            "or digit",
+            field=field,
+        )
+    return value
+
+
+def _session(session_id: str) -> str:
+    return f"{SESSIONS}/{session_id}"
+
+
+def _turn(session_id: str, turn_id: str) -> str:
+    return f"{_session(session_id)}/turns/{turn_id}"
+
+
+def _with_body(method: str, target: str, body: Any, headers: Mapping[str, str] | None = None) -> Ask:
+    return Ask(method, target, {"Content-Type": "application/json", **(headers or {})}, msgspec.json.encode(body))
