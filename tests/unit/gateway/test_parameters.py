@@ -4,7 +4,16 @@ import pytest
 from multidict import CIMultiDict
 
 from orchestra.errors import InvalidRequest
-from orchestra.gateway.parameters import refuse_unknown, timeout_seconds, wants_events, whole_number
+from orchestra.gateway.parameters import (
+    Place,
+    can_resume,
+    idempotency_key,
+    refuse_unknown,
+    resumed_place,
+    timeout_seconds,
+    wants_events,
+    whole_number,
+)
 
 
 def headers(**values: str) -> "CIMultiDict[str]":
@@ -83,3 +92,68 @@ def test_unknown_and_repeated_parameters_are_refused_by_name() -> None:
     with pytest.raises(InvalidRequest) as caught:
         refuse_unknown({"p" * 5000: ["1"]}, ("after", "limit"))
     assert len(caught.value.detail) < 200
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("k", "k"),
+        ('"8e03978e-40d5-43e8-bc93-6894a57f9324"', "8e03978e-40d5-43e8-bc93-6894a57f9324"),
+        ("a" * 128, "a" * 128),
+        ('"' + "a" * 128 + '"', "a" * 128),
+    ],
+)
+def test_a_key_is_read_with_its_quotes_and_without(given: str, key: str) -> None:
+    assert idempotency_key(headers(idempotency_key=given)) == key
+
+
+def test_no_key_is_none() -> None:
+    assert idempotency_key(headers()) is None
+
+
+@pytest.mark.parametrize("given", ["", '"', '""', "a b", '"a', 'a"', "-a", "a/b", "é", "a" * 129, "'a'", '""a""'])
+def test_a_bad_key_is_refused_by_its_header(given: str) -> None:
+    with pytest.raises(InvalidRequest, match="send 1 to 128 letters, digits") as caught:
+        idempotency_key(headers(idempotency_key=given))
+    assert caught.value.field == "Idempotency-Key"
+    assert len(caught.value.detail) < 250
+
+
+def test_two_keys_are_none() -> None:
+    with pytest.raises(InvalidRequest, match="'a, b'"):
+        idempotency_key(CIMultiDict([("Idempotency-Key", "a"), ("idempotency-key", "b")]))
+
+
+@pytest.mark.parametrize(
+    ("given", "place"), [("s/t/0", Place("s", "t", 0)), ("s-1/t.2/0012", Place("s-1", "t.2", 12)), ("", None)]
+)
+def test_a_place_is_read(given: str, place: Place | None) -> None:
+    assert resumed_place(headers(last_event_id=given)) == place
+    assert place is None or resumed_place(headers(last_event_id=str(place))) == place
+
+
+def test_no_place_is_none() -> None:
+    assert resumed_place(headers()) is None
+
+
+@pytest.mark.parametrize("given", ["s", "s/t", "s/t/", "s/t/-1", "s/t/x", "/t/1", "s//1", "s/t/1/2", "s/t/1000000001"])
+def test_a_bad_place_is_refused_by_its_header(given: str) -> None:
+    with pytest.raises(InvalidRequest, match="send the id of the last event that came, or leave it out") as caught:
+        resumed_place(headers(last_event_id=given))
+    assert caught.value.field == "Last-Event-ID"
+
+
+@pytest.mark.parametrize(
+    ("prefer", "resumes"),
+    [
+        ("no-resume", False),
+        ("respond-async, No-Resume", False),
+        ("wait=10;x, no-resume; y", False),
+        ("resume", True),
+        ("no-resume=x", True),
+        ("", True),
+    ],
+)
+def test_a_client_says_that_it_cannot_resume(prefer: str, resumes: bool) -> None:
+    assert can_resume(headers(prefer=prefer)) is resumes
+    assert can_resume(headers())
