@@ -247,16 +247,20 @@ class Sessions:
         ------
         SessionUnknown, StoreUnavailable
         """
-        head = await self._head(session_id, correlation_id)
+        try:
+            head = await self._head(session_id, correlation_id)
+        except SessionUnknown:  # deleted, but maybe not everywhere
+            await self._cached(correlation_id, self._store.delete(session_id))
+            raise
         if head is None:
             raise _unknown(session_id)
         _owned(Session(session_id, head.owner, head.version, 0, 0), user_id)
-        await self._cached(correlation_id, self._store.delete(session_id))
         after = 0
         while turns := await self._turns(session_id, after, correlation_id):  # before they are gone: they name memories
             await self.forget([turn.id for turn in turns], correlation_id)
             after = turns[-1].number
         late = await self._told(correlation_id, self._conversations.delete(session_id))
+        await self._cached(correlation_id, self._store.delete(session_id))  # behind all that was saved until now
         await self.forget(late, correlation_id)
 
     async def forget(self, turn_ids: Sequence[str], correlation_id: str) -> None:

@@ -141,6 +141,7 @@ class SessionMachine(RuleBasedStateMachine):
             del self.running[task]
         self.dead += gone
 
+    @precondition(lambda self: not self.deleting)  # with the mark that keeps those out who still hold what is deleted
     @rule()
     def lose_the_session_store(self) -> None:
         self.sessions.store._records.clear()

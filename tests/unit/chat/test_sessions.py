@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 from msgspec.structs import replace
@@ -16,6 +18,9 @@ from orchestra.engines.apology import Apology
 from orchestra.errors import InvalidRequest, SessionUnknown, StoreUnavailable
 from orchestra.events import Event
 from orchestra.model import Memory, Profile, Turn
+from sim.distributions import Constant
+from sim.faults import Faults, StoreDown, StoreName
+from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
 
 
 @dataclass
@@ -44,6 +49,19 @@ class House:
     def instance(self) -> Sessions:
         calls = StoreCalls(self.events.append, seconds_max=5)
         return Sessions(self.store, self.conversations, calls, self.clock, SystemEntropy(), self.memories)
+
+    def over_wires(self, faults: Faults) -> Sessions:
+        """An instance on the same stores, which may be down."""
+
+        def wire(store: StoreName) -> Wire:
+            return Wire(store, Constant(0.0), Random(0), faults)
+
+        sessions = ModelledSessions(self.clock, wire("sessions"))
+        conversations = ModelledConversations(wire("conversations"))
+        memories = ModelledMemories(wire("memories"))
+        sessions.store, conversations.store, memories._store = self.store, self.conversations, self.memories
+        calls = StoreCalls(self.events.append, seconds_max=5)
+        return Sessions(sessions, conversations, calls, self.clock, SystemEntropy(), memories)
 
     def turn(self, session_id: str, turn_id: str, message: str = "hello", reply: str = "hi") -> Turn:
         return Turn(turn_id, session_id, 0, f"c-{turn_id}", message, reply, "unified", "m", self.clock.now())
@@ -426,20 +444,23 @@ def test_a_turn_under_way_does_not_bring_a_deleted_session_back() -> None:
     asyncio.run(story())
 
 
-def test_a_deletion_that_broke_off_can_be_repeated() -> None:
+@pytest.mark.parametrize("down", ["memories", "conversations", "sessions"])
+def test_a_deletion_that_broke_off_can_be_repeated(down: StoreName) -> None:
     async def story() -> None:
         house = House()
         session_id = await started(house)
-
-        async def broken(memory_ids: object) -> None:
-            raise StoreUnavailable("it is down")
-
-        house.memories.forget, forget = broken, house.memories.forget  # type: ignore[method-assign,assignment]
-        with pytest.raises(StoreUnavailable):
-            await house.here.delete(session_id, None, "c")
-        house.memories.forget = forget  # type: ignore[method-assign]
-        await house.here.delete(session_id, None, "c")
+        [turn] = await house.conversations.turns(session_id)
+        await house.memories.remember(memory_of(turn, "o"))
+        faults = Faults()
+        over_wires = house.over_wires(faults)
+        with faults.injected(StoreDown(store=down, at=0, lasts=1)), pytest.raises(StoreUnavailable):
+            await over_wires.delete(session_id, None, "c")
+        with suppress(SessionUnknown):  # it is gone; what is left of it goes
+            await over_wires.delete(session_id, None, "c")
         assert await house.conversations.turns(session_id) == ()
+        assert await house.memories.recall("o", UNIT, limit=1) == ()
+        with pytest.raises(SessionUnknown):
+            await house.store.load(session_id)
 
     asyncio.run(story())
 
