@@ -46,6 +46,9 @@ from orchestra.security.validation import validate_id
 TOLD_AT_ONCE = 100
 """Connections that are told something in one step of the loop, when all are told."""
 
+CLOSED_SECONDS_MAX = 2.0
+"""How long a drain waits for connections to be closed; who serves them drops those that are left."""
+
 RECONNECT_SECONDS = 1.0
 RECONNECT_SPREAD_SECONDS = 5.0
 """Clients of an instance that goes come back within this, each at its own time: not all at once."""
@@ -136,7 +139,7 @@ class ConnectionHandlers:
         async for connection in self._all():
             connection.close(1012, "the instance is shutting down: connect again")
         with suppress(TimeoutError):
-            async with asyncio.timeout(limits.CLOSE_SECONDS_MAX):
+            async with asyncio.timeout(CLOSED_SECONDS_MAX):
                 await self.pool.emptied()
 
     def _goodbye(self) -> Goodbye:
@@ -230,7 +233,8 @@ class ConnectionHandler:
         connection = self._connection
         request = ChatRequest(frame.message, connection.session_id, frame.user_id)
         turn_id = turn_id_of(connection.session_id, frame.user_id, frame.id)
-        if turn_id not in self._own and len(self._own) >= limits.TURNS_PER_CONNECTION_MAX:
+        fresh = turn_id not in self._own
+        if fresh and len(self._own) >= limits.TURNS_PER_CONNECTION_MAX:
             raise Overloaded(
                 f"{limits.TURNS_PER_CONNECTION_MAX} of your messages wait for their answers, as many as may: wait for "
                 f"one",
@@ -241,7 +245,8 @@ class ConnectionHandler:
         try:
             watch = await self._shared.turns.start(request, key=frame.id, create=True, client_id=connection.client_id)
         except BaseException:
-            self._own.pop(turn_id, None)
+            if fresh:
+                self._own.pop(turn_id, None)
             raise
         else:
             connection.send(Accepted(frame.id, turn_id))
@@ -253,12 +258,12 @@ class ConnectionHandler:
             self._release(lambda _: True)
 
     async def _resume(self, frame: Resume) -> None:
-        if frame.turn_id in self._watching or frame.turn_id in self._sent:
-            return  # what there is to send of it was sent on this connection, or will be
+        if frame.turn_id in self._watching:
+            return
         _check_room(self._watching)
         session_id = self._connection.session_id
         watch = await self._shared.turns.resume(session_id, frame.turn_id, after=frame.after)
-        if frame.turn_id not in self._sent:  # else it has begun again meanwhile
+        if frame.turn_id not in self._sent:  # else all of it that there is was sent here, or will be
             self._watch(watch)
 
     def _watch(self, watch: Watch) -> None:

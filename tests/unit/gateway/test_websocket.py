@@ -202,6 +202,20 @@ def test_a_client_that_comes_back_resumes_after_what_it_saw_and_misses_and_repea
     visit(story, answers)
 
 
+def test_resuming_what_is_seen_already_repeats_nothing(visit, talking):
+    async def story(client):
+        async with talking(client) as talk:
+            await talk.hear()
+            talk.say("message", id="m1", message="Hello")
+            turn_id = (await talk.until("delta"))[-1]["turn_id"]
+            talk.say("resume", turn_id=turn_id, after=0)
+            assert numbered(await talk.until("done")) == [("delta", 3), ("delta", 4), ("done", 5)]
+            talk.say("ping")
+            assert (await talk.hear())["type"] == "pong"
+
+    visit(story, answers)
+
+
 def test_of_a_turn_that_ended_meanwhile_resuming_brings_the_whole_reply(visit, talking):
     async def story(client):
         async with talking(client) as talk:
