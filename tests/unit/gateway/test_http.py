@@ -134,6 +134,23 @@ def test_a_resumed_stream_stands_at_once(visit: Any) -> None:
     visit(story, script(SLOW))
 
 
+def test_behind_the_last_event_there_is_nothing_and_an_event_source_is_told_to_stop(visit: Any) -> None:
+    """And long after the end, when the log is gone, the whole reply is what comes."""
+
+    async def story(client: Any) -> None:
+        whole = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
+        session_id, turn_id, last = places(whole)[-1].split("/")
+        path = f"/chat/v2/sessions/{session_id}/turns/{turn_id}/events"
+        again = await client.ask("GET", path, Last_Event_ID=places(whole)[-1])
+        assert (again.status, again.body) == (204, b"")
+        assert (await client.ask("GET", path)).body == whole.body  # the same bytes for all
+        await asyncio.sleep(3600)
+        (done,) = frames(await client.ask("GET", f"{path}?after={int(last) - 1}"))
+        assert done["reply"] == frames(whole)[-1]["reply"]
+
+    visit(story, script(SLOW))
+
+
 def test_a_turn_that_fails_after_its_stream_was_lost_says_so_in_the_stream(visit: Any) -> None:
     async def story(client: Any) -> None:
         lost = await leaving(client, 1.5)
@@ -277,6 +294,17 @@ def test_a_key_finds_a_turn_whose_client_left_before_it_knew_its_id(visit: Any) 
         assert len(client.told(TurnStarted)) == 1
 
     visit(story, script(SLOW))
+
+
+def test_a_key_of_a_turn_that_failed_runs_it_anew(visit: Any) -> None:
+    async def story(client: Any) -> None:
+        failed = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key="k-1")
+        assert failed.status == 502
+        again = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key="k-1")
+        assert (again.status, again.header("Idempotency-Replayed")) == (200, None)
+        assert json.loads(again.body)["reply"] == "hi"
+
+    visit(story, script((ProviderFailed("it broke"),), ("hi",)), **ONCE)
 
 
 def test_a_bad_key_is_refused_by_its_header(visit: Any) -> None:
