@@ -1,4 +1,4 @@
-"""The command line: `orchestra serve`, `orchestra config`, and what other packages add.
+"""The command line: `orchestra serve`, `orchestra chat`, `orchestra config`, and what other packages add.
 
 A package adds a sub-command as an entry point of the group `orchestra.commands` that names a typer app.
 """
@@ -43,6 +43,18 @@ def serve(
     if port is not None:
         environ["ORCHESTRA_PORT"] = str(port)
     server.serve(config.load(environ, cwd=Path.cwd()).settings)
+
+
+@app.command()
+def chat(
+    message: Annotated[list[str] | None, typer.Argument(help="Say this, write the reply, and leave.")] = None,
+    url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
+    session: Annotated[str | None, typer.Option(help="Go on with this session, or begin it under this id.")] = None,
+) -> None:
+    """Talk to a running service; what is piped in is one message."""
+    from orchestra.sdk import terminal  # noqa: PLC0415 - the other commands start faster without clients
+
+    raise typer.Exit(terminal.chat(url, session, " ".join(message) if message else None))
 
 
 @app.command("config")

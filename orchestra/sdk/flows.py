@@ -109,7 +109,7 @@ def deleted(ask: Ask, attempts: Attempts) -> Flow[None]:
     try:
         yield from exchange(ask, attempts)
     except SessionUnknown:
-        if not attempts.failures:
+        if attempts.failures == 1:
             raise
 
 
