@@ -26,6 +26,9 @@ from orchestra.gateway.wire import NO_STORE
 from orchestra.model import ConversationHead
 from orchestra.ports import Ports
 
+TURNS_AT_ONCE = 5
+"""Fewer than a page reads: a slow reader keeps them in memory for long."""
+
 PIECE_BYTES = 64 * 1024
 PIECE_SECONDS_MAX = 30.0
 
@@ -92,7 +95,7 @@ async def _pieces(document: Format, transcript: Transcript, reading: Reading) ->
     yield document.begin(transcript)
     after = 0
     while after < transcript.version:
-        for turn in await reading.some(transcript.session_id, after, transcript.version):
+        for turn in await reading.some(transcript.session_id, after, transcript.version, TURNS_AT_ONCE):
             yield document.turn(turn) if after == 0 else document.between + document.turn(turn)
             after = turn.number
     yield document.end(transcript)

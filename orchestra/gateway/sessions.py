@@ -175,9 +175,7 @@ async def create(request: Request) -> HTTPResponse:
             f"the id {session_id!r} is, or was, another session's: choose another, or leave it out to have one made",
             field="$.session_id",
         ) from error
-    response = json_response(_status(view, ()), {**NO_STORE, "Location": f"{PATH}/{session_id}"})
-    response.status = 201
-    return response
+    return json_response(_status(view, ()), {**NO_STORE, "Location": f"{PATH}/{session_id}"}, status=201)
 
 
 @apidoc.route(History, "The session, and a page of its conversation")

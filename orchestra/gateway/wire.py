@@ -55,9 +55,9 @@ def parsed(body: bytes, into: type[T], shape: Callable[[], str]) -> T:
         raise InvalidRequest(_fault(body, error), field="$") from error
 
 
-def json_response(value: object, headers: Mapping[str, str] | None = None) -> HTTPResponse:
+def json_response(value: object, headers: Mapping[str, str] | None = None, *, status: int = 200) -> HTTPResponse:
     """Return `value` as the response of a request that went well."""
-    return HTTPResponse(msgspec.json.encode(value), headers=dict(headers or {}), content_type=JSON_TYPE)
+    return HTTPResponse(msgspec.json.encode(value), status, dict(headers or {}), JSON_TYPE)
 
 
 _PLACE = re.compile(r" - at `(\$[\w.\[\]]*)`$")

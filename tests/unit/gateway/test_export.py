@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Coroutine
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from sanic.exceptions import RequestCancelled
 from orchestra.chat.transcript import FORMAT, Transcript
 from orchestra.events import RequestFinished, StoreFinished
 from orchestra.gateway import export
-from orchestra.gateway.history import READ_AT_ONCE
+from orchestra.gateway.export import TURNS_AT_ONCE
 from orchestra.model import Delta, Finish, Profile, Recollection, Turn, Usage
 from sim import asgi
 from sim.faults import StoreDown
@@ -65,7 +66,7 @@ def finished(client: Any) -> list[int]:
 def test_json_is_everything(visit: Any) -> None:
     async def story(client: Any) -> None:
         await client.ask("POST", SESSIONS, {"session_id": "s-1", "system": NASTY, "metadata": {"title": "Rome"}})
-        turns = tuple(said(number, f"{number} {NASTY}", NASTY * number) for number in range(1, READ_AT_ONCE + 2))
+        turns = tuple(said(number, f"{number} {NASTY}", NASTY * number) for number in range(1, TURNS_AT_ONCE + 2))
         await client.keep("s-1", *turns)
         answer = await exported(client)
         assert answer.header("Content-Type") == "application/json"
@@ -74,7 +75,7 @@ def test_json_is_everything(visit: Any) -> None:
         assert document.turns == turns
         head = await client.service.ports.conversations.head("s-1")
         assert document.profile == head.profile == Profile(system=NASTY, metadata={"title": "Rome"})
-        assert (document.format, document.session_id, document.version) == (FORMAT, "s-1", READ_AT_ONCE + 1)
+        assert (document.format, document.session_id, document.version) == (FORMAT, "s-1", TURNS_AT_ONCE + 1)
         assert (document.created_at, document.updated_at) == (head.created_at, head.updated_at)
         assert document.exported_at == client.service.ports.clock.now()
         assert set(json.loads(answer.body)["turns"][0]) == set(Turn.__struct_fields__)
@@ -152,21 +153,21 @@ def test_it_needs_no_session_store(visit: Any) -> None:
 
 def test_a_long_conversation_is_read_while_it_is_sent(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(client: Any) -> None:
-        turns = tuple(said(number, "x" * number) for number in range(1, 10 * READ_AT_ONCE + 1))
+        turns = tuple(said(number, "x" * number) for number in range(1, 20 * TURNS_AT_ONCE + 1))
         await client.keep("s-1", *turns)
         sizes: list[int] = []
-        ahead: list[int] = []
+        reads: list[int] = []
 
         def piece(data: bytes) -> None:
             sizes.append(len(data))
-            ahead.append(len(client.told(StoreFinished)) * READ_AT_ONCE - sum(sizes) // 400)
+            reads.append(len(client.told(StoreFinished)))
 
         answer = await asgi.call(client.app, "GET", f"{SESSIONS}/s-1/export", on_chunk=piece)
         assert msgspec.json.decode(answer.body, type=Transcript).turns == turns
         assert set(sizes[:-1]) == {1000}
         assert 0 < sizes[-1] <= 1000
-        assert len(client.told(StoreFinished)) == 11  # the head, and each 20 turns once
-        assert max(ahead) <= 3 * READ_AT_ONCE
+        assert (reads[0], reads[-1]) == (2, 21)  # the head and the first turns; in the end, all turns once
+        assert {later - sooner for sooner, later in pairwise(reads)} == {0, 1}
         assert finished(client) == [200]
 
     monkeypatch.setattr(export, "PIECE_BYTES", 1000)
@@ -191,13 +192,14 @@ def test_a_turn_that_comes_meanwhile_is_in_the_next_export(visit: Any, monkeypat
     visit(story, hi)
 
 
-@pytest.mark.parametrize(("what", "status"), [("store", 503), ("deleted", 404), ("defect", 500)])
-@pytest.mark.parametrize("name", ["json", "markdown"])
+@pytest.mark.parametrize(
+    ("what", "status", "name"), [("store", 503, "json"), ("deleted", 404, "markdown"), ("defect", 500, "json")]
+)
 def test_what_fails_in_its_middle_is_cut_and_looks_cut(
     visit: Any, monkeypatch: pytest.MonkeyPatch, what: str, status: int, name: str
 ) -> None:
     async def story(client: Any) -> None:
-        await client.keep("s-1", *(said(number) for number in range(1, 2 * READ_AT_ONCE + 1)))
+        await client.keep("s-1", *(said(number) for number in range(1, 8 * TURNS_AT_ONCE + 1)))
         conversations = client.service.ports.conversations
         received: list[bytes] = []
 
@@ -216,7 +218,7 @@ def test_what_fails_in_its_middle_is_cut_and_looks_cut(
         with pytest.raises(asyncio.CancelledError):  # which Sanic's server answers by closing the connection
             await asgi.call(client.app, "GET", f"{SESSIONS}/s-1/export?format={name}", on_chunk=piece)
         assert finished(client) == [status]
-        assert len(received) > 1
+        assert received
         text = b"".join(received).decode()
         assert "End of the conversation" not in text
         with pytest.raises(json.JSONDecodeError):
