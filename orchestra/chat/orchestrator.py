@@ -129,6 +129,7 @@ class ChatOrchestrator:
         sink: Sink | None = None,
         turn_id: str | None = None,
         create: bool = False,
+        fresh: bool = False,
         given: Given | None = None,
         write: Callable[[], None] = lambda: None,
     ) -> ChatReply:
@@ -150,8 +151,9 @@ class ChatOrchestrator:
         turn_id : str or None
             The turn's id; made where None. A turn of this id that is durable by the time this one would be is what the
             reply tells of: a turn is in a conversation once.
-        create : bool
-            Whether a session that does not exist is made under the id that the request names.
+        create, fresh : bool
+            Whether a session that does not exist is made under the id that the request names, and whether that id was
+            made just now: no session has it, and none is looked for.
         given : Given or None
             The history and how to draw, from a client that keeps them itself: the turn is answered from exactly that.
             It begins a session of its own, which keeps the new exchange; to store what the client sends again with
@@ -168,7 +170,7 @@ class ChatOrchestrator:
         with self._error_boundary(progress), self._admitted(progress, request):
             async with self._timed(seconds_max) as timeout, self._sessions.exclusive(request.session_id):
                 opened = await self._sessions.open(
-                    request.session_id, request.user_id, progress.correlation_id, create=create
+                    request.session_id, request.user_id, progress.correlation_id, create=create, fresh=fresh
                 )
                 task = Task(progress.correlation_id, request.message, opened.session)
                 if given is not None:

@@ -107,11 +107,18 @@ class Sessions:
         return self._locks.held(session_id)
 
     async def open(
-        self, session_id: str | None, user_id: str | None, correlation_id: str, *, create: bool = False
+        self,
+        session_id: str | None,
+        user_id: str | None,
+        correlation_id: str,
+        *,
+        create: bool = False,
+        fresh: bool = False,
     ) -> OpenSession:
         """Restore the session, or make one where `session_id` is None; nothing is stored before its first turn.
 
-        With `create`, a session that does not exist is made, too, under the id that was asked for.
+        With `create`, a session that does not exist is made, too, under the id that was asked for. A `fresh` id was
+        made just now: no store is asked whether there is such a session.
 
         Raises
         ------
@@ -119,8 +126,8 @@ class Sessions:
             There is no such session, it expired, it was deleted, or it is another user's (which must not be told
             apart).
         """
-        if session_id is None:
-            return OpenSession(self._new(self._entropy.hex(16), user_id), None)
+        if session_id is None or fresh:
+            return OpenSession(self._new(session_id or self._entropy.hex(16), user_id), None)
         stored, session = await self._found(session_id, correlation_id)
         if session is None and create:
             return OpenSession(self._new(session_id, user_id), None)

@@ -485,7 +485,8 @@ class LiveTurns:
             seconds_max=asked.seconds_max,
             sink=sink,
             turn_id=asked.turn_id,
-            create=asked.create or asked.request.session_id is None,
+            create=asked.create,
+            fresh=asked.request.session_id is None,
             given=asked.given,
             write=run.write,
         )

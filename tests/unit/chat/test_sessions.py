@@ -495,3 +495,13 @@ def test_a_session_that_is_restored_before_its_first_turn_is_stored_nowhere() ->
             await house.here.restore("new", "ada", "c")
 
     asyncio.run(story())
+
+
+def test_no_store_is_asked_for_a_session_whose_id_was_made_just_now() -> None:
+    async def story() -> None:
+        house = House()
+        opened = await house.here.open("fresh", "ada", "c", fresh=True)
+        assert (opened.session.id, opened.session.owner, opened.stored) == ("fresh", "user:ada", None)
+        assert house.events == []
+
+    asyncio.run(story())
