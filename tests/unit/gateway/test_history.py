@@ -159,6 +159,9 @@ def test_a_turn_that_is_longer_than_a_page_is_a_page(visit: Any, monkeypatch: py
         assert (numbers(first), first["next_after"]) == ([1], 1)
         last = await read(client, f"{session_id}?after=1")
         assert (numbers(last), last["next_after"]) == ([2], None)
+        for before, number, next_before in (("end", 2, 2), ("2", 1, None)):
+            page = await read(client, f"{session_id}?before={before}")
+            assert (numbers(page), page["next_before"]) == ([number], next_before)
 
     monkeypatch.setattr(history, "PAGE_CHARS_MAX", 5)
     visit(story, hi)
