@@ -25,6 +25,7 @@ from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.config import Settings
 from orchestra.events import ConnectionClosed as Told
 from orchestra.gateway.app import Service, create_app
+from orchestra.gateway.sockets import accepted
 from orchestra.model import Chunk, Delta, Finish, Prompt
 from orchestra.ports import Ports
 
@@ -362,6 +363,42 @@ def test_a_reader_that_is_too_slow_is_closed_and_costs_no_more_than_the_bound_an
         assert sorted(code for code, _ in server.told) == [1000, 1008]
 
     lived(story)
+
+
+def test_who_sends_more_than_is_taken_is_not_read_further_and_nothing_of_it_is_lost():
+    sockets = []
+
+    async def takes_nothing(request, who):
+        sockets.append(await accepted(request))
+        await asyncio.get_running_loop().create_future()
+
+    takes_nothing.is_websocket = True
+
+    async def main():
+        app = Sanic("mute", configure_logging=False)
+        app.enable_websocket()
+        app.add_route(takes_nothing, "/chat/ws/<who:path>")
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = await app.create_server(sock=listener, return_asyncio_server=True)
+        await server.startup()
+        async with raw(Server(app, None, listener.getsockname()[1], [])) as client:
+            for number in range(5_000):
+                client.frame(TEXT, b"%1000d" % number)
+            (taken,) = sockets
+            for _ in range(30):  # what the loop can read in this time is far more
+                await asyncio.sleep(0.01)
+                assert taken._inbox_bytes <= limits.INBOX_BYTES_MAX + 2**19
+            assert [int(await taken.receive()) for _ in range(5_000)] == list(range(5_000))
+        await server.close()
+        for connection in tuple(server.connections):
+            connection.abort()
+
+    mode, Sanic.test_mode = Sanic.test_mode, True
+    try:
+        asyncio.run(main())
+    finally:
+        Sanic.test_mode = mode
+        Sanic.unregister_app(Sanic.get_app("mute"))
 
 
 def test_a_half_open_peer_is_pinged_and_dropped_and_one_that_answers_stays():

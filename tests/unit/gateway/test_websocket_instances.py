@@ -8,7 +8,7 @@ import pytest
 
 from orchestra import compose, limits
 from orchestra.adapters.embedding import HashingEmbedder
-from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
+from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories
 from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.chat.turns import LiveTurns
@@ -19,8 +19,11 @@ from orchestra.model import Chunk, Delta, Finish, Prompt
 from orchestra.ports import Ports
 from sim import asgi, loop
 from sim.clock import SimClock
+from sim.distributions import Constant
 from sim.entropy import Streams
+from sim.faults import Faults
 from sim.isolation import isolated
+from sim.stores import ModelledSessions, Wire
 
 
 class Slow:
@@ -29,12 +32,13 @@ class Slow:
     name = "slow"
     external = False
 
-    def __init__(self):
+    def __init__(self, words):
         self.asked = 0
+        self.words = words
 
     async def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         self.asked += 1
-        for word in ("One ", "two ", "three."):
+        for word in self.words:
             await asyncio.sleep(1)
             yield Delta(word)
         yield Finish("stop", "slow-model")
@@ -65,18 +69,20 @@ class Instance:
         await hold(handlers, Who(scope["path"][1:], "lake", "203.0.113.1", "r-1"), accept)
 
 
-def lived(story, count=2):
+def lived(story, count=2, sessions_seconds=0.0, words=("One ", "two ", "three.")):
     streams, env = Streams(7), loop.SimEnvironment()
 
     async def main():
         clock, hub = SimClock(env.loop), InProcessHub()
+        wire = Wire("sessions", Constant(sessions_seconds), streams.stream("sessions"), Faults())
         shared = {
-            "clock": clock, "entropy": streams.stream("orchestra"), "sessions": InProcessSessions(clock),
+            "clock": clock, "entropy": streams.stream("orchestra"), "sessions": ModelledSessions(clock, wire),
             "conversations": InProcessConversations(), "memories": InProcessMemories(), "embedder": HashingEmbedder(),
             "hook": lambda event: None, "fleet": InProcessFleet(clock),
         }  # fmt: skip
         instances = [
-            Instance(Ports(**shared, provider=Slow(), relay=hub.join(f"instance {number}"))) for number in range(count)
+            Instance(Ports(**shared, provider=Slow(words), relay=hub.join(f"instance {number}")))
+            for number in range(count)
         ]
         await story(*instances)
         for each in instances:
@@ -169,6 +175,31 @@ def test_cancel_reaches_the_turn_on_the_other_instance():
     lived(story)
 
 
+def test_a_turn_that_ends_while_the_connection_opens_is_in_its_history_and_does_not_come_again():
+    async def story(here):
+        async with asgi.websocket(here, "/anna") as anna:
+            await hear(anna)
+            anna.send(MESSAGE)
+            await until(anna, "done")
+            slow = asyncio.create_task(opened_and_heard(here))
+            await asyncio.sleep(0.1)
+            anna.send(json.dumps({"type": "message", "id": "m2", "message": "Meanwhile"}))
+            await until(anna, "done")
+            ready, after = await slow
+            assert [turn["message"] for turn in ready["history"]] == ["Hello", "Meanwhile"]
+            assert [each["type"] for each in after] == ["pong"]
+
+    async def opened_and_heard(here):
+        async with asgi.websocket(here, "/ben") as ben:
+            ready = await hear(ben)
+            await asyncio.sleep(5)
+            ben.send('{"type": "ping"}')
+            return ready, await until(ben, "pong")
+
+    # a session's load and save each take so long that a whole turn is durable between the two of a connection
+    lived(story, count=1, sessions_seconds=2.0, words=())
+
+
 def test_what_comes_while_the_connection_is_being_closed_is_not_answered():
     async def story(here):
         turns = await here.container.resolve(LiveTurns)
@@ -177,6 +208,7 @@ def test_what_comes_while_the_connection_is_being_closed_is_not_answered():
             here.takes.clear()
             for _ in range(limits.FRAMES_BURST_MAX + 1):
                 anna.send('{"type": "ping"}')
+            await asyncio.sleep(1)  # it is being closed, and its allowance is full again
             anna.send(MESSAGE)
             await asyncio.sleep(1)
             assert await turns.running("lake") == ()
