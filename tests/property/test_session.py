@@ -289,4 +289,4 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 TestSession = SessionMachine.TestCase
-TestSession.settings = settings(settings(), stateful_step_count=60)
+TestSession.settings = settings(settings(), stateful_step_count=40)
