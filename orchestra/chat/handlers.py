@@ -231,7 +231,7 @@ class ConnectionHandler:
     async def _message(self, frame: SendMessage) -> None:
         validate_id("$.id", frame.id, "send an id of your own, new for each message")
         connection = self._connection
-        request = ChatRequest(frame.message, connection.session_id, frame.user_id)
+        request = ChatRequest(frame.message, connection.session_id, frame.user_id, stream=True)
         turn_id = turn_id_of(connection.session_id, frame.user_id, frame.id)
         fresh = turn_id not in self._own
         if fresh and len(self._own) >= limits.TURNS_PER_CONNECTION_MAX:

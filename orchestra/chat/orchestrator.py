@@ -180,7 +180,7 @@ class ChatOrchestrator:
                 engine = self._route(request)
                 progress.has_memory = engine is not self._commands and (given is None or request.user_id is not None)
                 task = await self._enrich(task, progress)
-                text, finish = await self._execute(engine, task, progress, sink)
+                text, finish = await self._execute(engine, task, progress, self._allowed(sink, request, progress))
                 turn = self._aggregate(task, text, finish, progress)
                 write()
                 timeout.reschedule(None)  # nor does time: each of the writes is bounded by itself
@@ -216,12 +216,17 @@ class ChatOrchestrator:
             return task
         return replace(task, recalled=recalled[0]) if recalled else task
 
+    def _allowed(self, sink: Sink | None, request: ChatRequest, progress: Progress) -> Sink | None:
+        """Return `sink` where the level allows streaming; a turn asked for in pieces says where it does not."""
+        if self._degradation.allows(Feature.STREAMING):
+            return sink
+        if request.stream and sink is not None:
+            progress.without(STREAMING)
+        return None
+
     async def _execute(self, engine: Engine, task: Task, progress: Progress, sink: Sink | None) -> tuple[str, Finish]:
         """Collect the engine's answer, and pass it on as it comes."""
         progress.engine = engine.name
-        if sink is not None and not self._degradation.allows(Feature.STREAMING):
-            progress.without(STREAMING)
-            sink = None
         parts: list[str] = []
         async with aclosing(engine.answer(task)) as chunks:
             async for chunk in chunks:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
 from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
@@ -185,7 +186,7 @@ async def _begun(request: Request, asked: ChatRequest, *, stream: bool) -> tuple
     key = idempotency_key(request.headers)
     live: LiveTurns = await request.app.ctx.service.container.resolve(LiveTurns)
     watch = await live.start(
-        asked,
+        replace(asked, stream=stream),
         key=key,
         join=stream,
         grace=stream and grace,

@@ -113,7 +113,7 @@ class House:
         self.container = compose.build(self.ports, Settings(**settings))
 
     async def say(
-        self, message: str, *, seconds_max: float | None = None, sink: Sink | None = None, **more: str
+        self, message: str, *, seconds_max: float | None = None, sink: Sink | None = None, **more: Any
     ) -> ChatReply:
         async with self.container.create_scope() as scope:
             orchestrator = await scope.resolve(ChatOrchestrator)
@@ -457,10 +457,12 @@ def test_a_streaming_request_under_essential_is_answered_whole(level: Level, str
         async def sink(text: str) -> None:
             pieces.append(text)
 
-        reply = await house.say("hello", sink=sink)
+        reply = await house.say("hello", sink=sink, stream=True)
         assert ("".join(pieces) == reply.reply) is streamed
         assert ("streaming" in reply.degraded) is not streamed
         assert (len(pieces) > 1) is streamed
+        whole = await house.say("hello", sink=sink)
+        assert "streaming" not in whole.degraded, "who asked for no pieces misses none"
 
     rehearsed(story)
 
