@@ -31,6 +31,7 @@ from orchestra.gateway import (
     sessions,
     status,
     versions,
+    web,
     websocket,
 )
 from orchestra.gateway.openai_errors import error_response
@@ -79,6 +80,7 @@ def create_app(name: str, settings: Settings, opener: Opener) -> App:
     probes.add_routes(app)
     websocket.add_routes(app)
     asyncapi.add_routes(app)
+    web.add_routes(app)
     _add_lifecycle(app, opener, settings.shutdown_seconds_max)
     app.register_middleware(_arrive, "request")
     app.register_middleware(_depart, "response")

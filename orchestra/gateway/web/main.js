@@ -1,0 +1,233 @@
+// @ts-check
+/** Brings together the conversation, its connection, the page, and what this browser keeps of it. */
+
+import { Conversation } from './protocol.js';
+import { Link } from './socket.js';
+import { View, byId } from './view.js';
+
+const ID = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/;
+const MESSAGE_CHARS_MAX = 100_000;
+const KNOWN_MAX = 50;
+const TITLE_CHARS_MAX = 80;
+const PAGE_TURNS = 50;
+
+/** What a browser keeps; where it refuses to, the page has it until it is closed. */
+class Kept {
+  constructor(/** @type {() => Storage} */ storage) {
+    this.storage = storage;
+    /** @type {Map<string, any>} */
+    this.here = new Map();
+  }
+
+  /** @returns {any} */
+  get(/** @type {string} */ name, /** @type {any} */ otherwise) {
+    try {
+      return JSON.parse(this.storage().getItem(`orchestra.${name}`) ?? 'null') ?? otherwise;
+    } catch {
+      return this.here.get(name) ?? otherwise;
+    }
+  }
+
+  /** Keep a value; an empty one is none. */
+  set(/** @type {string} */ name, /** @type {any} */ value) {
+    this.here.set(name, value);
+    try {
+      if (value.length) this.storage().setItem(`orchestra.${name}`, JSON.stringify(value));
+      else this.storage().removeItem(`orchestra.${name}`);
+    } catch { /* it is full, or forbidden: what is here must do */ }
+  }
+}
+
+const browser = new Kept(() => localStorage);
+const tab = new Kept(() => sessionStorage);
+
+const clientId = browser.get('client', newId());
+browser.set('client', clientId);
+
+const view = new View({ again: (turn) => send(conversation.again(turn)) });
+let sessionId = '';
+let conversation = new Conversation(clientId);
+/** @type {Link | undefined} */
+let link;
+/** @type {import('./socket.js').LinkState} */
+let state = { kind: 'connecting' };
+let why = '';
+let isDue = false;
+
+/** An id that nobody guesses. */
+function newId() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** Show what has changed, once in a frame. */
+function changed() {
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(() => {
+    isDue = false;
+    view.render(conversation);
+  });
+}
+
+function send(/** @type {import('./protocol.js').Frame[]} */ frames) {
+  for (const frame of frames) link?.send(frame);
+  tab.set(`pending.${sessionId}`, conversation.pending);
+  changed();
+}
+
+/** Open the conversation that the address names, or a new one. */
+function open() {
+  const named = location.hash.replace(/^#\//, '');
+  if (!ID.test(named)) history.replaceState(null, '', `#/${newId()}`);
+  link?.close();
+  sessionId = location.hash.slice(2);
+  const current = (conversation = new Conversation(clientId));
+  conversation.restore(tab.get(`pending.${sessionId}`, []));
+  byId('message').value = tab.get(`draft.${sessionId}`, '');
+  fit();
+  for (const format of ['markdown', 'json']) {
+    byId(`export-${format}`).href = `chat/v2/sessions/${sessionId}/export?format=${format}`;
+  }
+  const url = new URL(`chat/ws/${clientId}/${sessionId}`, document.baseURI);
+  url.protocol = url.protocol.replace('http', 'ws');
+  url.hash = '';
+  why = '';
+  delete document.body.dataset.link;
+  link = new Link(url.href, { frame: (frame) => take(current, frame), lost: () => lost(current), state: told });
+  changed();
+  byId('message').focus();
+}
+
+function told(/** @type {typeof state} */ now) {
+  state = now;
+  view.status(state, why);
+}
+
+function take(/** @type {Conversation} */ current, /** @type {import('./protocol.js').Frame} */ frame) {
+  send(current.received(frame));
+  if (frame.type === 'goodbye') link?.goodbye(frame.reconnect_after_seconds, () => !!current.open);
+  if (frame.type === 'ready') name();
+  if (current.isForeign) refuse('This page is of another version of the service: load it again.');
+  else if (current.isStuck) link?.reconnect();
+}
+
+function lost(/** @type {Conversation} */ current) {
+  const { isReady, told } = current;
+  current.lost();
+  if (told && !told.retryable && !isReady) refuse(`${told.title}: ${told.detail}.`);
+  changed();
+}
+
+/** Do without a connection; what was said can still be read. */
+function refuse(/** @type {string} */ reason) {
+  why = reason;
+  link?.close();
+  if (!conversation.turns.length) earlier();
+}
+
+/** Name the conversation by how it began, and keep it among those of this browser. */
+function name() {
+  const [first] = conversation.turns;
+  const title = first?.message.trim().slice(0, TITLE_CHARS_MAX) ?? '';
+  document.title = title ? `${title} · AI Orchestra` : 'AI Orchestra';
+  if (!title) return;
+  const known = browser.get('conversations', []);
+  const old = known.find((/** @type {any} */ each) => each.id === sessionId);
+  const rest = known.filter((/** @type {any} */ each) => each !== old);
+  browser.set('conversations', [old ?? { id: sessionId, title }, ...rest].slice(0, KNOWN_MAX));
+}
+
+/** Fetch what was said before that which is shown. */
+async function earlier() {
+  const current = conversation;
+  const address = `chat/v2/sessions/${sessionId}?before=${current.first ?? 'end'}&limit=${PAGE_TURNS}`;
+  try {
+    const answer = await fetch(address);
+    if (!answer.ok) throw new Error(String(answer.status));
+    current.preceded((await answer.json()).turns);
+  } catch {
+    view.say('Earlier messages cannot be had now: try again');
+  }
+  if (current === conversation) changed();
+}
+
+function fit() {
+  const box = byId('message');
+  box.style.height = 'auto';
+  box.style.height = `${box.scrollHeight}px`;
+}
+
+function submit() {
+  const box = byId('message');
+  const message = box.value;
+  if (!message.trim() || conversation.open || conversation.isReadOnly || state.kind === 'closed') return;
+  const excess = [...message].length - MESSAGE_CHARS_MAX;
+  box.setCustomValidity(excess > 0 ? `The message is too long by ${excess} characters: shorten it.` : '');
+  if (!box.reportValidity()) return;
+  box.value = '';
+  tab.set(`draft.${sessionId}`, '');
+  fit();
+  send(conversation.say(message, newId()));
+  link?.hurry();
+  name();
+  view.render(conversation);
+  view.toEnd();
+}
+
+function stop() {
+  const { open } = conversation;
+  if (open && !open.isStopping) send(conversation.stop(open));
+}
+
+function begin() {
+  byId('drawer').close();
+  location.hash = `#/${newId()}`;
+}
+
+byId('form').addEventListener('submit', (/** @type {Event} */ event) => {
+  event.preventDefault();
+  submit();
+});
+byId('message').addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => {
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  submit();
+});
+byId('message').addEventListener('input', () => {
+  byId('message').setCustomValidity('');
+  tab.set(`draft.${sessionId}`, byId('message').value);
+  fit();
+});
+addEventListener('keydown', (event) => {
+  if (event.key === 'Escape' && !byId('drawer').open && !event.isComposing) stop();
+});
+byId('stop').addEventListener('click', stop);
+byId('retry').addEventListener('click', () => link?.connect());
+byId('earlier').addEventListener('click', earlier);
+byId('new').addEventListener('click', begin);
+byId('menu').addEventListener('click', () => {
+  view.conversations(browser.get('conversations', []), sessionId);
+  byId('copy-link').hidden = !navigator.clipboard;
+  byId('drawer').showModal();
+});
+byId('close').addEventListener('click', () => byId('drawer').close());
+byId('drawer').addEventListener('click', (/** @type {MouseEvent} */ { target }) => {
+  const isLink = target instanceof Element && target.closest('a:not([download])');
+  if (target === byId('drawer') || isLink) byId('drawer').close();
+});
+byId('copy-link').addEventListener('click', async () => {
+  await navigator.clipboard.writeText(location.href);
+  byId('copy-link').textContent = 'Copied';
+  setTimeout(() => (byId('copy-link').textContent = 'Copy its link'), 2000);
+});
+byId('forget').addEventListener('click', () => {
+  browser.set('conversations', []);
+  view.conversations([], sessionId);
+});
+addEventListener('hashchange', open);
+// A keyboard on the screen makes the view smaller, not always the page
+visualViewport?.addEventListener('resize', () => {
+  document.body.style.setProperty('--height', `${visualViewport?.height}px`);
+});
+setInterval(() => state.kind === 'waiting' && view.status(state, why), 250);
+open();

@@ -1,0 +1,231 @@
+// @ts-check
+/**
+ * What the page shows of a conversation. It is brought up to date as a whole: turns that have not changed are left
+ * alone, and of an answer that grows only its last block is made anew.
+ *
+ * @typedef {import('./protocol.js').Conversation} Conversation
+ * @typedef {import('./protocol.js').Turn} Turn
+ * @typedef {import('./socket.js').LinkState} LinkState
+ */
+
+import { show } from './markdown.js';
+
+const AT_END_PIXELS = 80;
+const SPOKEN_CHARS_MAX = 1_500;
+
+const LEVELS = {
+  LIMITED: 'The service is busy and runs with limits.',
+  ESSENTIAL: 'The service is under strain and does only what is essential.',
+  EMERGENCY: 'The service is in an emergency: answers may come from a simple stand-in.',
+  MAINTENANCE: 'The service is under maintenance: you can read, but nothing can be sent now. What you write is kept.',
+};
+const FEATURES = {
+  collaboration: 'messages of others as they come',
+  swarm: 'several models working together',
+  memory: 'memory of what was said before',
+  streaming: 'answers word by word',
+  external_apis: 'language models elsewhere',
+  webhooks: 'notices to other systems',
+}; // of `analytics` a user notices nothing
+const ANSWERERS = {
+  cache: 'it was given before to the very same question',
+  offline: 'it comes from the built-in offline model',
+  apology: 'nobody could answer',
+};
+
+/** @template {keyof HTMLElementTagNameMap} K @returns {HTMLElementTagNameMap[K]} */
+function made(/** @type {K} */ name, /** @type {object} */ properties = {}, /** @type {(Node | string)[]} */ ...inner) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...inner);
+  return element;
+}
+
+/** @template T @param {T | undefined} one @returns {T[]} */
+const some = (one) => (one === undefined ? [] : [one]);
+
+/** @returns {any} */
+export const byId = (/** @type {string} */ id) => document.getElementById(id);
+
+/** @typedef {{item: HTMLElement, said: HTMLElement, answer: HTMLElement, text: HTMLElement, note: HTMLElement,
+ *   actions: HTMLElement, edition: number, state: string}} Row */
+
+export class View {
+  /** @param {{again: (turn: Turn) => void}} does */
+  constructor(does) {
+    this.does = does;
+    /** @type {WeakMap<Turn, Row>} */
+    this.rows = new WeakMap();
+    byId('main').addEventListener('scroll', () => this.#lookAtEnd(), { passive: true });
+    byId('latest').addEventListener('click', () => this.toEnd());
+  }
+
+  get isAtEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = byId('main');
+    return scrollHeight - scrollTop - clientHeight < AT_END_PIXELS;
+  }
+
+  toEnd() {
+    byId('main').scrollTop = byId('main').scrollHeight;
+  }
+
+  #lookAtEnd() {
+    byId('latest').hidden = this.isAtEnd;
+  }
+
+  /** Show the conversation as it is now. */
+  render(/** @type {Conversation} */ conversation) {
+    const { turns, open } = conversation;
+    const wasAtEnd = this.isAtEnd;
+    const list = byId('turns');
+    const fromEnd = byId('main').scrollHeight - byId('main').scrollTop;
+    const firstWas = list.firstChild;
+    let place = firstWas;
+    for (const turn of turns) {
+      const row = this.#row(turn);
+      if (row.item === place) place = place.nextSibling;
+      else list.insertBefore(row.item, place);
+      if (row.edition !== turn.edition) this.#update(row, turn);
+    }
+    while (place) [place] = [place.nextSibling, place.remove()];
+    byId('empty').hidden = turns.length > 0 || !conversation.isReady;
+    byId('earlier').hidden = (conversation.first ?? 1) <= 1;
+    this.#level(conversation);
+    this.#composer(open);
+    if (wasAtEnd) this.toEnd();
+    else if (firstWas && list.firstChild !== firstWas) byId('main').scrollTop = byId('main').scrollHeight - fromEnd;
+    this.#lookAtEnd();
+  }
+
+  /** @returns {Row} */
+  #row(/** @type {Turn} */ turn) {
+    const known = this.rows.get(turn);
+    if (known) return known;
+    const said = made('div', { className: 'said' });
+    const text = made('div', { className: 'text' });
+    const speaker = turn.isOurs ? 'You' : 'Another guest';
+    const answer = made('article', { className: 'answer' }, made('h2', { className: 'unseen' }, 'Orchestra'), text);
+    const [note, actions] = [made('p', { className: 'note' }), made('p', { className: 'actions' })];
+    const heading = made('h2', { className: turn.isOurs ? 'unseen' : 'guest' }, speaker);
+    const item = made('li', { className: 'turn' }, made('article', {}, heading, said), answer, note, actions);
+    const row = { item, said, answer, text, note, actions, edition: -1, state: '' };
+    this.rows.set(turn, row);
+    return row;
+  }
+
+  #update(/** @type {Row} */ row, /** @type {Turn} */ turn) {
+    row.edition = turn.edition;
+    row.said.textContent = turn.message;
+    show(row.text, turn.text);
+    row.item.dataset.state = turn.isStopping ? 'stopping' : turn.state;
+    row.answer.ariaBusy = String(turn.state === 'running');
+    row.answer.hidden = !turn.text && turn.state !== 'running';
+    row.note.textContent = note(turn);
+    row.note.hidden = !row.note.textContent;
+    if (row.state === turn.state) return;
+    this.#announce(row, turn);
+    row.state = turn.state;
+    row.actions.replaceChildren(...this.#actions(turn));
+    row.actions.hidden = !row.actions.hasChildNodes();
+  }
+
+  /** @returns {Node[]} */
+  #actions(/** @type {Turn} */ turn) {
+    const isOver = turn.state === 'failed' || turn.state === 'stopped';
+    if (isOver && turn.key !== null) return [action('Send again', () => this.does.again(turn))];
+    if (turn.state !== 'done' || !navigator.clipboard) return []; // there is none on plain HTTP
+    const copy = action('Copy', async () => {
+      await navigator.clipboard.writeText(turn.text);
+      copy.textContent = 'Copied';
+      setTimeout(() => (copy.textContent = 'Copy'), 2000);
+    });
+    copy.ariaLabel = 'Copy the answer';
+    return [copy];
+  }
+
+  /** Tell those who do not see the page: of an answer its beginning, and then all of it, not word by word. */
+  #announce(/** @type {Row} */ row, /** @type {Turn} */ turn) {
+    if (!row.state || row.state === turn.state) return; // what is old is read in its place
+    const spoken = row.text.textContent ?? '';
+    if (turn.state === 'running') this.say('Answering');
+    if (turn.state === 'done') {
+      const isLong = spoken.length > SPOKEN_CHARS_MAX;
+      this.say(isLong ? `${spoken.slice(0, SPOKEN_CHARS_MAX)} … the rest is in the conversation` : spoken);
+    }
+    if (turn.state === 'failed' || turn.state === 'stopped') this.say(row.note.textContent ?? '');
+  }
+
+  /** Have a screen reader say something when it has time. */
+  say(/** @type {string} */ text) {
+    byId('announcer').textContent = text;
+  }
+
+  #level(/** @type {Conversation} */ { level, off }) {
+    const words = off.flatMap((each) => some(FEATURES[/** @type {keyof typeof FEATURES} */ (each)]));
+    const what = words.length && level !== 'MAINTENANCE' ? ` Switched off for now: ${words.join('; ')}.` : '';
+    const text = level === 'NORMAL' ? '' : (LEVELS[/** @type {keyof typeof LEVELS} */ (level)] ?? level) + what;
+    if (byId('banner').textContent !== text) byId('banner').textContent = text;
+    byId('banner').hidden = !text;
+    byId('banner').dataset.level = level;
+  }
+
+  #composer(/** @type {Turn | undefined} */ open) {
+    const isFocused = [byId('send'), byId('stop')].includes(document.activeElement);
+    byId('send').hidden = !!open;
+    byId('stop').hidden = !open;
+    byId('stop').disabled = !!open?.isStopping;
+    if (isFocused) byId('message').focus({ preventScroll: true }); // a button that is hidden loses it
+  }
+
+  /** Tell how the connection is; `why` is what the service said when it refused it for good. */
+  status(/** @type {LinkState} */ state, /** @type {string} */ why) {
+    const seconds = state.kind === 'waiting' ? Math.max(1, Math.ceil((state.until - Date.now()) / 1000)) : 0;
+    const text = {
+      connecting: 'Connecting …',
+      ready: '',
+      asleep: 'Resting until you come back.',
+      closed: why,
+      waiting: `Connection lost: reconnecting in ${seconds} s.`,
+    }[state.kind];
+    if (byId('status').textContent !== text) byId('status').textContent = text;
+    const kind = document.body.dataset.link;
+    document.body.dataset.link = state.kind;
+    byId('retry').hidden = state.kind !== 'waiting';
+    if (kind === state.kind) return;
+    if (state.kind === 'waiting' && kind === 'ready') this.say('Connection lost, reconnecting');
+    if (state.kind === 'ready' && kind !== undefined) this.say('Connected');
+    if (state.kind === 'closed') this.say(why);
+  }
+
+  /** List the conversations of this browser, the one that is open marked. */
+  conversations(/** @type {{id: string, title: string}[]} */ known, /** @type {string} */ current) {
+    const links = known.map(({ id, title }) => {
+      const link = made('a', { href: `#/${id}` }, title);
+      if (id === current) link.ariaCurrent = 'page';
+      return made('li', {}, link);
+    });
+    byId('conversations').replaceChildren(...links);
+    byId('none').hidden = known.length > 0;
+    byId('forget').hidden = !known.length;
+  }
+}
+
+function action(/** @type {string} */ label, /** @type {() => void} */ does) {
+  return made('button', { type: 'button', className: 'quiet', onclick: does }, label);
+}
+
+/** What there is to say about a turn besides its texts. */
+function note(/** @type {Turn} */ turn) {
+  if (turn.isStopping) return 'Stopping …';
+  if (turn.state === 'unsent') return 'Will be sent when there is a connection.';
+  if (turn.state === 'stopped') return 'Stopped: this is not part of the conversation.';
+  if (turn.state === 'failed') return `${turn.error?.title}: ${turn.error?.detail}.`;
+  if (turn.state !== 'done') return '';
+  return turn.degraded.map((each) => leftOut(each, turn.engine)).join(' ');
+}
+
+function leftOut(/** @type {string} */ part, /** @type {string} */ engine) {
+  if (part === 'memory') return 'Answered without memory of what was said before.';
+  if (part === 'streaming') return 'Answered in one piece, not word by word.';
+  const who = ANSWERERS[/** @type {keyof typeof ANSWERERS} */ (engine)] ?? 'another model stood in';
+  return `The usual model did not answer: ${who}.`;
+}
