@@ -115,7 +115,7 @@ def test_a_piece_is_there_before_the_next_is_said(stores: EmbeddedStores, tmp_pa
             assert await response.content.read() == b""
         async with client.get(f"/chat/v2/sessions/{reply['session_id']}") as read:  # the connection is used again
             session = await read.json()
-        assert session["session_id"] == reply["session_id"]
+        assert [(turn["message"], turn["reply"]) for turn in session["turns"]] == [("hello", "one two")]
 
     lived(stores, tmp_path, story)
 

@@ -3,9 +3,8 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from itertools import product
 from typing import Any
-
-import pytest
 
 from orchestra.chat.turns import LiveTurns
 from orchestra.errors import ProviderFailed, ProviderOverloaded
@@ -70,12 +69,11 @@ def begin(client: Any, body: Any, **headers: str) -> "asyncio.Task[Response]":
 # --- resuming -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("back_after", [0.1, 1.7, 4.0], ids=["before the next piece", "after it", "after the end"])
-def test_a_lost_stream_goes_on_behind_the_last_event_that_came(visit: Any, back_after: float) -> None:
-    """By GET, by its query and by POST: nothing is lost, and nothing is there twice."""
+def test_a_lost_stream_goes_on_behind_the_last_event_that_came(visit: Any) -> None:
+    """By GET, by its query and by POST, before the next piece, after it and after the end: nothing lost or repeated."""
 
     async def story(client: Any) -> None:
-        for way in ("header", "query", "post"):
+        for way, back_after in product(("header", "query", "post"), (0.1, 1.7, 4.0)):
             client.events.clear()
             lost = await leaving(client, 1.5)
             assert brief(lost) == [("started", None), ("delta", "one ")]
@@ -93,13 +91,12 @@ def test_a_lost_stream_goes_on_behind_the_last_event_that_came(visit: Any, back_
             told = brief(back)
             assert told[-1] == ("done", None)
             assert frames(back)[-1]["reply"]["reply"] == "one two three"
-            if back_after < 3.5:
-                assert [each for each in brief(lost) + told if each[0] == "delta"] == [
-                    ("delta", "one "),
-                    ("delta", "two "),
-                    ("delta", "three"),
-                ]
-                assert [int(each.rpartition("/")[2]) for each in places(lost) + places(back)] == [1, 2, 3, 4, 5]
+            assert [each for each in brief(lost) + told if each[0] == "delta"] == [
+                ("delta", "one "),
+                ("delta", "two "),
+                ("delta", "three"),
+            ]
+            assert [int(each.rpartition("/")[2]) for each in places(lost) + places(back)] == [1, 2, 3, 4, 5]
             assert len(client.told(TurnStarted)) == 1
             turns = await client.service.ports.conversations.turns(session_id)
             assert [turn.reply for turn in turns] == ["one two three"]
@@ -190,12 +187,13 @@ def test_what_cannot_be_resumed_says_why(visit: Any) -> None:
 # --- cancelling ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", [0.5, 1.5], ids=["before the first piece", "mid-stream"])
-def test_a_turn_that_is_cancelled_ends_with_its_providers_call_and_leaves_nothing(visit: Any, after: float) -> None:
+def test_a_turn_that_is_cancelled_ends_with_its_providers_call_and_leaves_nothing(visit: Any) -> None:
+    """Before the first piece, and after it."""
+
     async def story(client: Any) -> None:
         live = await client.resolve(LiveTurns)
         session_id = json.loads((await client.ask("POST", CHAT, {"message": "hello"})).body)["session_id"]
-        for stream in (True, False):
+        for stream, after in product((True, False), (0.5, 1.5)):
             begun = begin(client, {"message": "hello", "stream": stream, "session_id": session_id})
             await asyncio.sleep(after)
             (started,) = client.told(TurnStarted)[-1:]
