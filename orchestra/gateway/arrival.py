@@ -23,8 +23,6 @@ class TimedHttp(Http):
 
     __slots__ = ("_arrives_by",)  # Sanic's metaclass makes every class of it slotted
 
-    __slots__ = ("_arrives_by",)  # Sanic's metaclass gives every class empty ones else
-
     async def http1_request_header(self) -> None:
         """Receive and parse the header, which starts with its first byte in the buffer."""
         self._arrives_by = asyncio.get_running_loop().time() + self.protocol.request_timeout
