@@ -272,8 +272,8 @@ class Relay(Protocol):
         """
         ...
 
-    def begin(self, session_id: str, turn_id: str) -> None:
-        """Let others know that the turn runs here."""
+    def begin(self, session_id: str, turn_id: str, address: str, message: bytes) -> None:
+        """Let others know that the turn runs here, and `tell` them so, which together costs one command."""
         ...
 
     def end(self, session_id: str, turn_id: str, *, kept: bool) -> None:

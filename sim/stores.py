@@ -205,9 +205,9 @@ class ModelledRelay:
         await self._wire.cross()
         return await self.relay.claim(turn_id, about)
 
-    def begin(self, session_id: str, turn_id: str) -> None:
-        """Let others know that the turn runs here."""
-        self._send(lambda: self.relay.begin(session_id, turn_id))
+    def begin(self, session_id: str, turn_id: str, address: str, message: bytes) -> None:
+        """Let others know that the turn runs here, and tell those who hear `address`."""
+        self._send(lambda: self.relay.begin(session_id, turn_id, address, message))
 
     def end(self, session_id: str, turn_id: str, *, kept: bool) -> None:
         """Let others know that the turn has ended, and whether its log is here."""

@@ -80,10 +80,11 @@ class InProcessRelay:
         self._hub.records[turn_id] = _Record(self._instance, number, before.about, True, expires_at)
         return Claim(None, number, before.about)
 
-    def begin(self, session_id: str, turn_id: str) -> None:
-        """Let others know that the turn runs here."""
+    def begin(self, session_id: str, turn_id: str, address: str, message: bytes) -> None:
+        """Let others know that the turn runs here, and tell those who hear `address`."""
         if not self._gone:
             self._hub.running.setdefault(session_id, {})[turn_id] = self._instance
+            self.tell(address, message)
 
     def end(self, session_id: str, turn_id: str, *, kept: bool) -> None:
         """Let others know that the turn has ended, and whether its log is here."""

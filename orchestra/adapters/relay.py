@@ -13,8 +13,7 @@ Messages are lost while the connection is: pub/sub keeps nothing. Whoever needs 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -52,6 +51,11 @@ end
 return held or ''
 """
 
+_BEGIN = f"""
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], {limits.CLAIM_SECONDS})
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+"""
 _REMOVE = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
 
 Deliver = Callable[[bytes], None]
@@ -140,11 +144,11 @@ class RedisRelay:
                 return Claim(before.holder, before.number, before.about)
         raise StoreUnavailable("others claim the turn again and again: try again", retry_after_seconds=1)
 
-    def begin(self, session_id: str, turn_id: str) -> None:
-        """Let others know that the turn runs here."""
+    def begin(self, session_id: str, turn_id: str, address: str, message: bytes) -> None:
+        """Let others know that the turn runs here, and tell those who hear `address`."""
         self._lease.hold(turn_id)
-        self._post("HSET", _live(session_id), turn_id, self._instance)
-        self._post("EXPIRE", _live(session_id), limits.CLAIM_SECONDS)
+        letters = msgspec.msgpack.encode([message])
+        self._post("EVAL", _BEGIN, 1, _live(session_id), turn_id, self._instance, _channel(address), letters)
 
     def end(self, session_id: str, turn_id: str, *, kept: bool) -> None:
         """Let others know that the turn has ended, and whether its log is here."""
@@ -206,7 +210,7 @@ class RedisRelay:
 
     async def aclose(self) -> None:
         """Send what waits, give the lease up, and close the connections."""
-        self._ears.close()
+        await self._ears.aclose()
         self._lease.close()
         if self._lease.was_taken:
             self._post("DEL", _instance(self._instance))
@@ -305,13 +309,15 @@ class _Ears:
         self._redis = redis
         self._tell = tell
         self._ears: dict[str, list[Deliver]] = {}
+        self._touched: dict[str, None] = {}  # addresses that may have to be subscribed to, or no longer
         self._changed = asyncio.Event()
+        self._closed = False  # asked as well: redis-py's `wait_for` may lose a cancellation (Python 3.11)
         self._task: asyncio.Task[None] | None = None
 
     def add(self, address: str, deliver: Deliver) -> Callable[[], None]:
         """Let `deliver` hear `address`, and return how to end that."""
         self._ears.setdefault(address, []).append(deliver)
-        self._changed.set()
+        self._touch(address)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen(), context=Context())
 
@@ -320,17 +326,24 @@ class _Ears:
             if deliver in ears:
                 ears.remove(deliver)
             if not ears and self._ears.pop(address, None) is not None:
-                self._changed.set()
+                self._touch(address)
 
         return end
 
-    def close(self) -> None:
+    def _touch(self, address: str) -> None:
+        self._touched[address] = None
+        self._changed.set()
+
+    async def aclose(self) -> None:
         """Hear nothing any more."""
+        self._closed = True
+        self._changed.set()
         if self._task is not None:
             self._task.cancel()
+            await asyncio.wait((self._task,))
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 async with self._redis.pubsub() as pubsub, asyncio.TaskGroup() as both:
                     both.create_task(self._subscribe(pubsub))
@@ -341,49 +354,48 @@ class _Ears:
 
     async def _subscribe(self, pubsub: PubSub) -> None:
         """Keep the connection's subscriptions to what is listened to."""
-        heard: list[str] = []
-        while True:
+        heard: dict[str, None] = {}
+        self._touched = dict.fromkeys(self._ears)
+        while not self._closed:
             self._changed.clear()
-            wanted = list(self._ears)
-            if new := [address for address in wanted if address not in heard]:
+            touched, self._touched = self._touched, {}
+            new = [address for address in touched if address in self._ears and address not in heard]
+            old = [address for address in touched if address not in self._ears and address in heard]
+            if new:
+                heard |= dict.fromkeys(new)
                 await pubsub.subscribe(*map(_channel, new))
                 self._tell("hearing", None)
-            if old := [address for address in heard if address not in wanted]:
+            if old:
+                for address in old:
+                    del heard[address]
                 await pubsub.unsubscribe(*map(_channel, old))
-            heard = wanted
             await self._changed.wait()
 
     async def _receive(self, pubsub: PubSub) -> None:
         """Deliver what comes; a connection that stays silent when it is asked is given up."""
-        async with aclosing(_messages(pubsub)) as messages:
-            async for channel, data in messages:
-                try:
-                    letters = _LETTERS.decode(data)
-                except msgspec.DecodeError:
-                    continue  # nobody of ours said it
-                for letter in letters:
-                    for deliver in tuple(self._ears.get(channel, ())):
-                        deliver(letter)
-
-
-async def _messages(pubsub: PubSub) -> AsyncGenerator[tuple[str, bytes], None]:
-    """Yield address and data of what comes."""
-    prefix = len(_channel(""))
-    asked = False
-    while True:
-        if not pubsub.subscribed:
-            await asyncio.sleep(SUBSCRIBED_SECONDS)
-            continue
-        message = await pubsub.get_message(timeout=SILENCE_SECONDS)
-        if message is None:
-            if asked:
-                raise TimeoutError("Redis does not answer")
-            await pubsub.ping()
-            asked = True
-            continue
+        prefix = len(_channel(""))
         asked = False
-        if message["type"] == "message":
-            yield message["channel"].decode()[prefix:], message["data"]
+        while not self._closed:
+            if not pubsub.subscribed:
+                await asyncio.sleep(SUBSCRIBED_SECONDS)
+                continue
+            message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+            if message is None and asked:
+                raise TimeoutError("Redis does not answer")
+            if message is None:
+                await pubsub.ping()
+            elif message["type"] == "message":
+                self._deliver(message["channel"].decode()[prefix:], message["data"])
+            asked = message is None
+
+    def _deliver(self, address: str, data: bytes) -> None:
+        try:
+            letters = _LETTERS.decode(data)
+        except msgspec.DecodeError:
+            return  # nobody of ours said it
+        for letter in letters:
+            for deliver in tuple(self._ears.get(address, ())):
+                deliver(letter)
 
 
 def _record(held: bytes) -> _Record | None:

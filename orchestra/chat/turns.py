@@ -462,9 +462,8 @@ class LiveTurns:
         run = _Run(log, asked, self._grace_seconds, lambda: session_id in self._listeners, self._abandoned)
         self._kept.drop(turn_id)
         self._runs[turn_id] = self._sessions.setdefault(session_id, {})[turn_id] = run
-        self._relay.begin(session_id, turn_id)
-        begun = Begun(session_id, turn_id, self._relay.instance)
-        self._relay.tell(session_address(session_id), msgspec.msgpack.encode(begun))
+        begun = msgspec.msgpack.encode(Begun(session_id, turn_id, self._relay.instance))
+        self._relay.begin(session_id, turn_id, session_address(session_id), begun)
         self._add(run, Started(session_id, turn_id, log.seq + 1, asked.request.message, asked.client_id))
         run.task = asyncio.create_task(self._run(run))
         run.task.add_done_callback(lambda task: self._ended(run, task))

@@ -115,7 +115,7 @@ def test_the_turn_of_an_instance_that_died_is_free(relays):
     async def scenario(it):
         ours, theirs = await it.join("a"), await it.join("b")
         await ours.claim("t", "hello")
-        ours.begin("s", "t")
+        ours.begin("s", "t", "session:s", b"begun")
 
         async def begun():
             return await theirs.find("s", "t") == Found("a", True, True)
@@ -135,9 +135,9 @@ def test_where_a_turn_runs_is_known_until_it_ends(relays):
         ours, theirs = await it.join("a"), await it.join("b")
         assert await theirs.find("s", "t") is None
         for turn_id in ("t", "u", "v"):
-            ours.begin("s", turn_id)
-        theirs.begin("s", "w")
-        theirs.begin("other", "x")
+            ours.begin("s", turn_id, "session:s", b"begun")
+        theirs.begin("s", "w", "session:s", b"begun")
+        theirs.begin("other", "x", "session:other", b"begun")
 
         async def begun():
             return await theirs.running("s") == {"t": "a", "u": "a", "v": "a", "w": "b"}
@@ -163,7 +163,7 @@ def test_the_end_of_one_run_does_not_end_another_instances(relays):
     async def scenario(it):
         ours, theirs = await it.join("a"), await it.join("b")
         await ours.claim("t", "hello")
-        ours.begin("s", "t")
+        ours.begin("s", "t", "session:s", b"begun")
         ours.end("s", "t", kept=False)
 
         async def ended():
@@ -172,7 +172,7 @@ def test_the_end_of_one_run_does_not_end_another_instances(relays):
 
         await settled(ended)
         await theirs.claim("t", "hello")
-        theirs.begin("s", "t")
+        theirs.begin("s", "t", "session:s", b"begun")
         ours.end("s", "t", kept=True)
         letters = await heard(ours, "x")
         await came(ours, "x", letters, b"sent")  # and so is what was given before
@@ -229,5 +229,19 @@ def test_what_nobody_hears_is_lost(relays):
         letters = await heard(ours, "x")
         await came(ours, "x", letters, b"late")
         assert letters == [b"late"]
+
+    relays.holds(scenario)
+
+
+def test_who_hears_of_a_session_is_told_that_a_turn_of_it_begins(relays):
+    async def scenario(it):
+        ours, theirs = await it.join("a"), await it.join("b")
+        letters, others = await heard(theirs, "session:s"), await heard(theirs, "session:t")
+        ours.begin("s", "t", "session:s", b"begun")
+        await came(ours, "session:s", letters, b"last")
+        await came(ours, "session:t", others, b"last")
+        assert letters == [b"begun", b"last"]
+        assert others == [b"last"]
+        assert await theirs.find("s", "t") == Found("a", True, True)
 
     relays.holds(scenario)
