@@ -1,0 +1,58 @@
+"""What is sent, and that what comes back is what the service sends."""
+
+import json
+
+import msgspec
+import pytest
+
+from orchestra.errors import InvalidRequest
+from orchestra.gateway import sessions
+from orchestra.model import Profile
+from orchestra.sdk import requests, wire
+from orchestra.sdk.failures import Answer, UnexpectedAnswer
+
+
+@pytest.mark.parametrize("name", ["SessionStatus", "History"])
+def test_a_session_is_read_as_the_service_writes_it(name):
+    ours, theirs = getattr(requests, name), getattr(sessions, name)
+    described = [(each.name, each.required) for each in msgspec.structs.fields(theirs)]
+    assert [(each.name, each.required) for each in msgspec.structs.fields(ours)] == described
+
+
+def test_a_change_of_a_profile_says_what_is_changed_and_no_more():
+    change = requests.ProfileChange(system=None, context={"language": "German", "mood": None})
+    sent = json.loads(requests.change("s", change).body)
+    assert sent == {"system": None, "context": {"language": "German", "mood": None}}
+    patch = msgspec.convert(sent, sessions.ProfilePatch)
+    assert patch.applied_to(Profile(system="x", pinned=(1,), context={"mood": "good"})) == Profile(
+        pinned=(1,), context={"language": "German"}
+    )
+
+
+def test_a_session_is_made_as_the_service_reads_it():
+    ask = requests.create("s", "ada", Profile(system="Be kind.", metadata={"title": "t"}))
+    made = msgspec.json.decode(ask.body, type=sessions.NewSession)
+    assert made == sessions.NewSession("s", "ada", "Be kind.", {}, {"title": "t"})
+
+
+def test_an_answer_that_is_something_else_says_so():
+    with pytest.raises(UnexpectedAnswer, match="check that the URL"):
+        requests.reply_of(Answer(200, {}, b"<html>"))
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ws://a", "http://", "http://a?b", "ftp://a"])
+def test_an_address_that_is_none_is_refused_with_an_example(url):
+    with pytest.raises(InvalidRequest, match="http://127"):
+        wire.checked_url(url)
+
+
+def test_addresses_of_web_sockets():
+    assert wire.socket_url(wire.checked_url("https://a.example/chat/"), "c", "s") == "wss://a.example/chat/chat/ws/c/s"
+    assert wire.socket_url(wire.checked_url("http://a:1/"), "c", "s") == "ws://a:1/chat/ws/c/s"
+
+
+@pytest.mark.parametrize("value", ["", "-a", "a b", "a/b", "x" * 129])
+def test_a_wrong_id_is_refused_before_it_is_sent(value):
+    with pytest.raises(InvalidRequest) as raised:
+        requests.checked_id("session_id", value)
+    assert raised.value.field == "session_id"
