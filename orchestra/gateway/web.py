@@ -1,11 +1,9 @@
 """The web chat at `/`: plain files that ship with the package, under headers that let the page do no more than it does.
 
-The page's own files have an address that names what is in all of them together, so a browser keeps them for good and
-an upgrade is seen with the next page. While instances of two versions stand side by side, one is asked for files of
-the other's; it answers with its own, which nobody keeps.
+A browser asks each time whether a file is still what it has: pages are small, and an upgrade is seen at once.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +15,6 @@ from orchestra.errors import NotFound
 
 FOLDER = Path(__file__).parent / "web"
 PAGE = "index.html"
-VERSION = "{version}"
-"""What the page has in the addresses of its files, in place of what is in them."""
 
 KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -27,7 +23,8 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 
-POLICY = {
+HEADERS = {
+    "Cache-Control": "no-cache",
     "Content-Security-Policy": "; ".join(
         (
             "default-src 'none'",
@@ -49,10 +46,6 @@ POLICY = {
     "X-Content-Type-Options": "nosniff",
 }
 
-REVALIDATED = "no-cache"
-KEPT = "public, max-age=31536000, immutable"
-NOT_KEPT = "no-store"
-
 
 class WebFile(NamedTuple):
     """One file of the page, as it is sent."""
@@ -62,51 +55,38 @@ class WebFile(NamedTuple):
     etag: str
 
 
-def read_files(folder: Path) -> tuple[str, Mapping[str, WebFile]]:
-    """Return a name for what is in the page's files, and the files by their names; the page has that name in it."""
-    contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in KINDS}
-    version = _digest(b"\0".join(name.encode() + b"\0" + content for name, content in contents.items()))
-    contents[PAGE] = contents[PAGE].replace(VERSION.encode(), version.encode())
-    return version, {
-        name: WebFile(content, KINDS[Path(name).suffix], f'"{_digest(content)}"') for name, content in contents.items()
-    }
+def read_files(folder: Path) -> Mapping[str, WebFile]:
+    """Return the page's files by their names."""
+    return {path.name: _read(path) for path in sorted(folder.iterdir()) if path.suffix in KINDS}
 
 
-def _digest(content: bytes) -> str:
-    return sha256(content).hexdigest()[:16]
+def _read(path: Path) -> WebFile:
+    content = path.read_bytes()
+    return WebFile(content, KINDS[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the page and its files to `app`."""
-    version, files = read_files(FOLDER)
-    app.add_route(_page(files[PAGE]), "/", methods=["GET", "HEAD"])
-    app.add_route(_part(version, files), "/web/<version:str>/<name:str>", methods=["GET", "HEAD"])
+    files = read_files(FOLDER)
 
-
-def _page(page: WebFile) -> Callable[[Request], Coroutine[Any, Any, HTTPResponse]]:
     @openapi.exclude()
     async def web_page(request: Request) -> HTTPResponse:
-        return _answer(request, page, REVALIDATED)
+        return _answer(request, files[PAGE])
 
-    return web_page
-
-
-def _part(
-    version: str, files: Mapping[str, WebFile]
-) -> Callable[[Request, str, str], Coroutine[Any, Any, HTTPResponse]]:
     @openapi.exclude()
-    async def web_file(request: Request, version: str, name: str, current: str = version) -> HTTPResponse:
-        if name not in files or name == PAGE:
-            raise NotFound("the page has no such file: load it again at /")
-        return _answer(request, files[name], KEPT if version == current else NOT_KEPT)
+    async def web_file(request: Request, name: str) -> HTTPResponse:
+        if name not in files:
+            raise NotFound("the page has no such file: load the page again, at /")
+        return _answer(request, files[name])
 
-    return web_file
+    app.add_route(web_page, "/", methods=["GET", "HEAD"])
+    app.add_route(web_file, "/web/<name:str>", methods=["GET", "HEAD"])
 
 
-def _answer(request: Request, file: WebFile, cache: str) -> HTTPResponse:
+def _answer(request: Request, file: WebFile) -> HTTPResponse:
     """Return the file, or that it has not changed since the browser got it."""
-    headers = {**POLICY, "Cache-Control": cache, "ETag": file.etag}
-    if cache != NOT_KEPT and file.etag in _etags(request):
+    headers = {**HEADERS, "ETag": file.etag}
+    if file.etag in _etags(request):
         return HTTPResponse(status=304, headers=headers)
     return HTTPResponse(file.content, 200, headers, file.kind)
 

@@ -3,48 +3,15 @@
 
 import { Conversation } from './protocol.js';
 import { Link } from './socket.js';
+import * as storage from './storage.js';
 import { View, byId } from './view.js';
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/;
 const MESSAGE_CHARS_MAX = 100_000;
-const KNOWN_MAX = 50;
-const TITLE_CHARS_MAX = 80;
-const PAGE_TURNS = 50;
+const PAGE_TURNS = 20;
 
-/** What a browser keeps; where it refuses to, the page has it until it is closed. */
-class Kept {
-  constructor(/** @type {() => Storage} */ storage) {
-    this.storage = storage;
-    /** @type {Map<string, any>} */
-    this.here = new Map();
-  }
-
-  /** @returns {any} */
-  get(/** @type {string} */ name, /** @type {any} */ otherwise) {
-    try {
-      return JSON.parse(this.storage().getItem(`orchestra.${name}`) ?? 'null') ?? otherwise;
-    } catch {
-      return this.here.get(name) ?? otherwise;
-    }
-  }
-
-  /** Keep a value; an empty one is none. */
-  set(/** @type {string} */ name, /** @type {any} */ value) {
-    this.here.set(name, value);
-    try {
-      if (value.length) this.storage().setItem(`orchestra.${name}`, JSON.stringify(value));
-      else this.storage().removeItem(`orchestra.${name}`);
-    } catch { /* it is full, or forbidden: what is here must do */ }
-  }
-}
-
-const browser = new Kept(() => localStorage);
-const tab = new Kept(() => sessionStorage);
-
-const clientId = browser.get('client', newId());
-browser.set('client', clientId);
-
-const view = new View({ again: (turn) => send(conversation.again(turn)) });
+const clientId = storage.clientId();
+const view = new View({ again });
 let sessionId = '';
 let conversation = new Conversation(clientId);
 /** @type {Link | undefined} */
@@ -53,11 +20,6 @@ let link;
 let state = { kind: 'connecting' };
 let why = '';
 let isDue = false;
-
-/** An id that nobody guesses. */
-function newId() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-}
 
 /** Show what has changed, once in a frame. */
 function changed() {
@@ -71,19 +33,25 @@ function changed() {
 
 function send(/** @type {import('./protocol.js').Frame[]} */ frames) {
   for (const frame of frames) link?.send(frame);
-  tab.set(`pending.${sessionId}`, conversation.pending);
   changed();
+}
+
+/** Keep no longer what needs no answer any more. */
+function settle() {
+  for (const { key, state } of conversation.turns) {
+    if (key && (state === 'done' || state === 'stopped')) storage.dropPending(sessionId, key);
+  }
 }
 
 /** Open the conversation that the address names, or a new one. */
 function open() {
   const named = location.hash.replace(/^#\//, '');
-  if (!ID.test(named)) history.replaceState(null, '', `#/${newId()}`);
+  if (!ID.test(named)) history.replaceState(null, '', `#/${storage.newId()}`);
   link?.close();
   sessionId = location.hash.slice(2);
   const current = (conversation = new Conversation(clientId));
-  conversation.restore(tab.get(`pending.${sessionId}`, []));
-  byId('message').value = tab.get(`draft.${sessionId}`, '');
+  conversation.restore(storage.pending(sessionId));
+  byId('message').value = storage.draft(sessionId);
   fit();
   for (const format of ['markdown', 'json']) {
     byId(`export-${format}`).href = `chat/v2/sessions/${sessionId}/export?format=${format}`;
@@ -105,7 +73,11 @@ function told(/** @type {typeof state} */ now) {
 
 function take(/** @type {Conversation} */ current, /** @type {import('./protocol.js').Frame} */ frame) {
   send(current.received(frame));
-  if (frame.type === 'goodbye') link?.goodbye(frame.reconnect_after_seconds, () => !!current.open);
+  for (const one of current.postponed.splice(0)) {
+    setTimeout(() => current === conversation && send(current.retry(one)), one.wait * 1000);
+  }
+  if (frame.type !== 'delta') settle();
+  if (frame.type === 'goodbye') link?.goodbye(frame.reconnect_after_seconds, () => current.open?.state === 'running');
   if (frame.type === 'ready') name();
   if (current.isForeign) refuse('This page is of another version of the service: load it again.');
   else if (current.isStuck) link?.reconnect();
@@ -128,13 +100,10 @@ function refuse(/** @type {string} */ reason) {
 /** Name the conversation by how it began, and keep it among those of this browser. */
 function name() {
   const [first] = conversation.turns;
-  const title = first?.message.trim().slice(0, TITLE_CHARS_MAX) ?? '';
+  const title = first?.message.trim().slice(0, storage.TITLE_CHARS_MAX) ?? '';
   document.title = title ? `${title} · AI Orchestra` : 'AI Orchestra';
   if (!title) return;
-  const known = browser.get('conversations', []);
-  const old = known.find((/** @type {any} */ each) => each.id === sessionId);
-  const rest = known.filter((/** @type {any} */ each) => each !== old);
-  browser.set('conversations', [old ?? { id: sessionId, title }, ...rest].slice(0, KNOWN_MAX));
+  storage.remember(sessionId, title);
 }
 
 /** Fetch what was said before that which is shown. */
@@ -165,23 +134,33 @@ function submit() {
   box.setCustomValidity(excess > 0 ? `The message is too long by ${excess} characters: shorten it.` : '');
   if (!box.reportValidity()) return;
   box.value = '';
-  tab.set(`draft.${sessionId}`, '');
+  storage.keepDraft(sessionId, '');
   fit();
-  send(conversation.say(message, newId()));
+  const key = storage.newKey();
+  storage.keepPending(sessionId, key, message);
+  send(conversation.say(message, key));
   link?.hurry();
   name();
   view.render(conversation);
   view.toEnd();
 }
 
+function again(/** @type {import('./protocol.js').Turn} */ turn) {
+  if (conversation.open || conversation.isReadOnly) return;
+  if (turn.key) storage.keepPending(sessionId, turn.key, turn.message);
+  byId('message').focus();
+  send(conversation.again(turn));
+}
+
 function stop() {
   const { open } = conversation;
   if (open && !open.isStopping) send(conversation.stop(open));
+  settle();
 }
 
 function begin() {
   byId('drawer').close();
-  location.hash = `#/${newId()}`;
+  location.hash = `#/${storage.newId()}`;
 }
 
 byId('form').addEventListener('submit', (/** @type {Event} */ event) => {
@@ -195,7 +174,7 @@ byId('message').addEventListener('keydown', (/** @type {KeyboardEvent} */ event)
 });
 byId('message').addEventListener('input', () => {
   byId('message').setCustomValidity('');
-  tab.set(`draft.${sessionId}`, byId('message').value);
+  storage.keepDraft(sessionId, byId('message').value);
   fit();
 });
 addEventListener('keydown', (event) => {
@@ -206,7 +185,7 @@ byId('retry').addEventListener('click', () => link?.connect());
 byId('earlier').addEventListener('click', earlier);
 byId('new').addEventListener('click', begin);
 byId('menu').addEventListener('click', () => {
-  view.conversations(browser.get('conversations', []), sessionId);
+  view.conversations(storage.conversations(), sessionId);
   byId('copy-link').hidden = !navigator.clipboard;
   byId('drawer').showModal();
 });
@@ -221,7 +200,7 @@ byId('copy-link').addEventListener('click', async () => {
   setTimeout(() => (byId('copy-link').textContent = 'Copy its link'), 2000);
 });
 byId('forget').addEventListener('click', () => {
-  browser.set('conversations', []);
+  storage.forget();
   view.conversations([], sessionId);
 });
 addEventListener('hashchange', open);

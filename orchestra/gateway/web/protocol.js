@@ -6,11 +6,12 @@
  *              each returns the frames to send now, none while the connection is not ready
  *   state:     `turns`, in the order of the page; `level` and what it switches off
  *   behaviour: after `ready`, what is unfinished is picked up: turns are resumed behind the last number that was seen,
- *              messages that were not accepted, or whose turn was lost, are sent again under the same id
+ *              messages that were not accepted, or whose turn was lost, are sent again under the same id. What failed
+ *              and may go well the next time is `postponed`, a few times, for whoever has a clock to `retry` it
  *
  * So each piece of an answer is taken once, whatever was cut where, and nothing is said twice.
  *
- * @typedef {'unsent' | 'asked' | 'running' | 'done' | 'failed' | 'stopped'} TurnState
+ * @typedef {'unsent' | 'asked' | 'running' | 'waiting' | 'done' | 'failed' | 'stopped'} TurnState
  * @typedef {{type: string, [field: string]: any}} Frame
  * @typedef {object} Turn
  * @property {string | null} key  our own id of the message, where it is ours
@@ -21,6 +22,8 @@
  * @property {number} seq  the last number of its log that was taken
  * @property {TurnState} state
  * @property {boolean} isStopping
+ * @property {number} failures  how often it was sent again by itself
+ * @property {number} wait  seconds until then
  * @property {string[]} degraded  what the answer had to do without
  * @property {string} engine  who answered
  * @property {{title: string, detail: string} | null} error
@@ -28,12 +31,14 @@
  */
 
 export const PROTOCOL = 1;
+const FAILURES_MAX = 3;
+const OPEN = ['unsent', 'asked', 'running', 'waiting'];
 
 /** @returns {Turn} */
 function turn(/** @type {Partial<Turn>} */ fields) {
   return {
     key: null, id: null, message: '', isOurs: true, text: '', seq: 0, state: 'running', isStopping: false,
-    degraded: [], engine: '', error: null, edition: 0, ...fields,
+    failures: 0, wait: 0, degraded: [], engine: '', error: null, edition: 0, ...fields,
   };
 }
 
@@ -47,6 +52,8 @@ export class Conversation {
     /** @type {string[]} */
     this.off = [];
     this.isReady = false;
+    /** Those that are to be sent again after their `wait`; to be taken away by whoever sees to it. @type {Turn[]} */
+    this.postponed = [];
     /** Number of the first turn that is shown; null before any is. @type {number | null} */
     this.first = null;
     /** Why the connection is about to be closed. @type {Frame | null} */
@@ -58,26 +65,16 @@ export class Conversation {
 
   /** Our own turn that has no answer yet. @returns {Turn | undefined} */
   get open() {
-    return this.turns.find((each) => each.key !== null && ['unsent', 'asked', 'running'].includes(each.state));
+    return this.turns.find((each) => each.key !== null && OPEN.includes(each.state));
   }
 
   get isReadOnly() {
     return this.level === 'MAINTENANCE';
   }
 
-  /** What must outlive the page: messages without an answer. */
-  get pending() {
-    return this.turns
-      .filter((each) => each.key !== null && !['done', 'stopped'].includes(each.state))
-      .map(({ key, message, state }) => ({ key, message, isFailed: state === 'failed' }));
-  }
-
   /** Take up what an earlier page of this conversation left unfinished. */
-  restore(/** @type {{key: string | null, message: string, isFailed: boolean}[]} */ pending) {
-    for (const { key, message, isFailed } of pending) {
-      const error = isFailed ? { title: 'Not answered', detail: 'you may send it again' } : null;
-      this.turns.push(turn({ key, message, error, state: isFailed ? 'failed' : 'asked' }));
-    }
+  restore(/** @type {{key: string, message: string}[]} */ pending) {
+    for (const { key, message } of pending) this.turns.push(turn({ key, message, state: 'unsent' }));
   }
 
   /** @returns {Frame[]} */
@@ -88,15 +85,19 @@ export class Conversation {
 
   /** Send a message again whose turn failed or was stopped: under the same id, so it is said once. @returns {Frame[]} */
   again(/** @type {Turn} */ one) {
-    this.turns.splice(this.turns.indexOf(one), 1);
-    this.turns.push(one);
-    this.#unsend(one);
+    one.failures = 0;
+    return this.#anew(one);
+  }
+
+  /** Send a postponed message, unless it was stopped meanwhile. @returns {Frame[]} */
+  retry(/** @type {Turn} */ one) {
+    if (one.state === 'waiting') this.#unsend(one);
     return this.#unsent();
   }
 
   /** Stop a turn; one that the service cannot know of is stopped here. @returns {Frame[]} */
   stop(/** @type {Turn} */ one) {
-    if (one.state === 'unsent') this.#end(one, 'stopped');
+    if (one.state === 'unsent' || one.state === 'waiting') this.#end(one, 'stopped');
     else this.#change(one, { isStopping: true });
     return this.isReady && one.state === 'running' && one.id ? [{ type: 'cancel', turn_id: one.id }] : [];
   }
@@ -135,8 +136,10 @@ export class Conversation {
     this.#catchUp(ready.history, ready.version);
     for (const each of this.turns) if (each.state === 'asked') this.#change(each, { state: 'unsent' });
     const frames = this.#unsent();
-    const running = this.turns.filter((each) => each.state === 'running');
-    frames.push(...running.map((each) => ({ type: 'resume', turn_id: each.id, after: each.seq })));
+    for (const { id, seq, isStopping } of this.turns.filter((each) => each.state === 'running')) {
+      frames.push({ type: 'resume', turn_id: id, after: seq });
+      if (isStopping) frames.push({ type: 'cancel', turn_id: id });
+    }
     for (const { turn_id } of ready.live) {
       if (!this.#byId(turn_id)) frames.push({ type: 'resume', turn_id, after: 0 });
     }
@@ -170,9 +173,11 @@ export class Conversation {
     const one = this.#byKey(frame.id);
     if (!one) return [];
     const twin = this.#byId(frame.turn_id);
-    if (twin && twin !== one) { // it was said before this page was loaded
-      this.turns.splice(this.turns.indexOf(twin.state === 'done' ? one : twin), 1);
-      if (twin.state === 'done') return [];
+    if (twin && twin !== one) { // it was said before this page was loaded, or came before it was known as ours
+      twin.key = one.key;
+      this.turns.splice(this.turns.indexOf(one), 1);
+      this.#change(twin, twin.state === 'done' ? {} : { isOurs: true, isStopping: one.isStopping });
+      return one.isStopping ? [{ type: 'cancel', turn_id: frame.turn_id }] : [];
     }
     this.#change(one, { id: frame.turn_id, state: 'running', seq: 0 });
     return one.isStopping ? [{ type: 'cancel', turn_id: frame.turn_id }] : [];
@@ -214,16 +219,17 @@ export class Conversation {
   #refused(/** @type {Turn} */ one, /** @type {Frame} */ frame) {
     if (one.isStopping) this.#end(one, 'stopped');
     else if (frame.kind === 'shutting-down') this.#unsend(one); // for the instance that answers next
-    else this.#fail(one, frame);
+    else this.#postpone(one, frame);
     return [];
   }
 
   /** The log of the turn ends without an answer. */
   #brokenOff(/** @type {Turn} */ one, /** @type {Frame} */ frame) {
     if (frame.kind === 'turn-cancelled' || one.isStopping) this.#end(one, 'stopped');
-    else if (one.key !== null && frame.kind === 'turn-lost') return this.again(one);
+    else if (one.key !== null && frame.kind === 'turn-lost') return this.#lost(one, frame);
     else if (one.key !== null && frame.kind === 'shutting-down') this.#unsend(one);
-    else this.#fail(one, frame);
+    else if (one.key !== null && !one.text) this.#postpone(one, frame);
+    else this.#fail(one, frame); // never silently after the first word
     return [];
   }
 
@@ -231,7 +237,7 @@ export class Conversation {
   #notResumed(/** @type {Turn} */ one, /** @type {Frame} */ frame) {
     const isGone = frame.kind === 'turn-unknown' || frame.kind === 'turn-lost';
     if (isGone && one.isStopping) this.#end(one, 'stopped');
-    else if (isGone && one.key !== null) return this.again(one);
+    else if (isGone && one.key !== null) return this.#lost(one, frame);
     else if (isGone) this.turns.splice(this.turns.indexOf(one), 1);
     else if (frame.retryable) this.isStuck = true;
     else this.#fail(one, frame);
@@ -248,6 +254,28 @@ export class Conversation {
 
   #unsend(/** @type {Turn} */ one) {
     this.#change(one, { id: null, state: 'unsent', seq: 0, error: null, isStopping: false });
+  }
+
+  /** What ran it is gone. @returns {Frame[]} */
+  #lost(/** @type {Turn} */ one, /** @type {Frame} */ frame) {
+    if (one.failures >= FAILURES_MAX) this.#fail(one, frame);
+    else one.failures++;
+    return one.state === 'failed' ? [] : this.#anew(one);
+  }
+
+  /** @returns {Frame[]} */
+  #anew(/** @type {Turn} */ one) {
+    this.turns.splice(this.turns.indexOf(one), 1);
+    this.turns.push(one);
+    this.#unsend(one);
+    return this.#unsent();
+  }
+
+  #postpone(/** @type {Turn} */ one, /** @type {Frame} */ frame) {
+    if (!frame.retryable || one.failures >= FAILURES_MAX) return this.#fail(one, frame);
+    const wait = frame.retry_after_seconds ?? 2 ** one.failures;
+    this.#change(one, { id: null, state: 'waiting', seq: 0, failures: one.failures + 1, wait });
+    this.postponed.push(one);
   }
 
   #fail(/** @type {Turn} */ one, /** @type {Frame} */ { title, detail }) {

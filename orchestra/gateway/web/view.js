@@ -217,6 +217,7 @@ function action(/** @type {string} */ label, /** @type {() => void} */ does) {
 function note(/** @type {Turn} */ turn) {
   if (turn.isStopping) return 'Stopping …';
   if (turn.state === 'unsent') return 'Will be sent when there is a connection.';
+  if (turn.state === 'waiting') return `The service cannot answer now: sent again in ${Math.ceil(turn.wait)} s.`;
   if (turn.state === 'stopped') return 'Stopped: this is not part of the conversation.';
   if (turn.state === 'failed') return `${turn.error?.title}: ${turn.error?.detail}.`;
   if (turn.state !== 'done') return '';
