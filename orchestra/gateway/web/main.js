@@ -36,10 +36,11 @@ function send(/** @type {import('./protocol.js').Frame[]} */ frames) {
   changed();
 }
 
-/** Keep no longer what needs no answer any more. */
+/** Keep no longer what needs no answer any more, and what failed as failed. */
 function settle() {
-  for (const { key, state } of conversation.turns) {
+  for (const { key, message, state } of conversation.turns) {
     if (key && (state === 'done' || state === 'stopped')) storage.dropPending(sessionId, key);
+    if (key && state === 'failed') storage.keepPending(sessionId, key, message, true);
   }
 }
 

@@ -73,8 +73,11 @@ export class Conversation {
   }
 
   /** Take up what an earlier page of this conversation left unfinished. */
-  restore(/** @type {{key: string, message: string}[]} */ pending) {
-    for (const { key, message } of pending) this.turns.push(turn({ key, message, state: 'unsent' }));
+  restore(/** @type {{key: string, message: string, isFailed: boolean}[]} */ pending) {
+    for (const { key, message, isFailed } of pending) {
+      const error = isFailed ? { title: 'Not answered', detail: 'you may send it again' } : null;
+      this.turns.push(turn({ key, message, error, state: isFailed ? 'failed' : 'asked' })); // it may have been accepted
+    }
   }
 
   /** @returns {Frame[]} */

@@ -83,15 +83,31 @@ export function keepDraft(/** @type {string} */ id, /** @type {string} */ text) 
   write(`orchestra.draft/${id}`, text);
 }
 
-/** Messages of a conversation that have no answer yet, oldest first. @returns {{key: string, message: string}[]} */
+/**
+ * Messages of a conversation that have no answer yet, oldest first.
+ * @typedef {{key: string, message: string, isFailed: boolean}} Pending
+ * @returns {Pending[]}
+ */
 export function pending(/** @type {string} */ id) {
   const prefix = `orchestra.pending/${id}/`;
   const names = (kept instanceof Map ? [...kept.keys()] : Object.keys(kept)).filter((each) => each.startsWith(prefix));
-  return names.sort().map((each) => ({ key: each.slice(prefix.length), message: read(each) })).filter((each) => each.message);
+  return names.sort().flatMap((each) => parsed(each, prefix.length));
 }
 
-export function keepPending(/** @type {string} */ id, /** @type {string} */ key, /** @type {string} */ message) {
-  write(`orchestra.pending/${id}/${key}`, message);
+/** @returns {Pending[]} */
+function parsed(/** @type {string} */ name, /** @type {number} */ prefix) {
+  try {
+    const { message, isFailed } = JSON.parse(read(name));
+    return typeof message === 'string' ? [{ key: name.slice(prefix), message, isFailed: !!isFailed }] : [];
+  } catch {
+    return [];
+  }
+}
+
+export function keepPending(
+  /** @type {string} */ id, /** @type {string} */ key, /** @type {string} */ message, isFailed = false,
+) {
+  write(`orchestra.pending/${id}/${key}`, JSON.stringify({ message, isFailed }));
 }
 
 export function dropPending(/** @type {string} */ id, /** @type {string} */ key) {

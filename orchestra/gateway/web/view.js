@@ -16,17 +16,15 @@ const SPOKEN_CHARS_MAX = 1_500;
 const LEVELS = {
   LIMITED: 'The service is busy and runs with limits.',
   ESSENTIAL: 'The service is under strain and does only what is essential.',
-  EMERGENCY: 'The service is in an emergency: answers may come from a simple stand-in.',
+  EMERGENCY: 'The service cannot ask its language model: it answers what it was asked before, and says when it cannot.',
   MAINTENANCE: 'The service is under maintenance: you can read, but nothing can be sent now. What you write is kept.',
 };
 const FEATURES = {
-  collaboration: 'messages of others as they come',
+  collaboration: 'seeing what others write as they do',
   swarm: 'several models working together',
-  memory: 'memory of what was said before',
+  memory: 'recalling what was said long before',
   streaming: 'answers word by word',
-  external_apis: 'language models elsewhere',
-  webhooks: 'notices to other systems',
-}; // of `analytics` a user notices nothing
+}; // of the others a user notices nothing, or the level says it
 const ANSWERERS = {
   cache: 'it was given before to the very same question',
   offline: 'it comes from the built-in offline model',
@@ -161,10 +159,9 @@ export class View {
 
   #level(/** @type {Conversation} */ { level, off }) {
     const words = off.flatMap((each) => some(FEATURES[/** @type {keyof typeof FEATURES} */ (each)]));
-    const what = words.length && level !== 'MAINTENANCE' ? ` Switched off for now: ${words.join('; ')}.` : '';
+    const what = words.length && level !== 'MAINTENANCE' ? ` For now without: ${words.join(', ')}.` : '';
     const text = level === 'NORMAL' ? '' : (LEVELS[/** @type {keyof typeof LEVELS} */ (level)] ?? level) + what;
     if (byId('banner').textContent !== text) byId('banner').textContent = text;
-    byId('banner').hidden = !text;
     byId('banner').dataset.level = level;
   }
 
@@ -225,7 +222,7 @@ function note(/** @type {Turn} */ turn) {
 }
 
 function leftOut(/** @type {string} */ part, /** @type {string} */ engine) {
-  if (part === 'memory') return 'Answered without memory of what was said before.';
+  if (part === 'memory') return 'Answered without recalling what was said long before.';
   if (part === 'streaming') return 'Answered in one piece, not word by word.';
   const who = ANSWERERS[/** @type {keyof typeof ANSWERERS} */ (engine)] ?? 'another model stood in';
   return `The usual model did not answer: ${who}.`;
