@@ -53,8 +53,9 @@ class Attend(Struct, frozen=True, array_like=True, tag="a"):
 
 
 class Stop(Struct, frozen=True, array_like=True, tag="s"):
-    """To the holder: a client cancels the turn."""
+    """To the holder: a client of the session cancels the turn."""
 
+    session_id: str
     turn_id: str
 
 
@@ -179,7 +180,7 @@ class Replicas:
     def stop(self, replica: Replica) -> None:
         """Cancel the turn, and say so until it has ended."""
         replica.stopping = True
-        self._tell(replica.holder, Stop(replica.log.turn_id))
+        self._tell(replica.holder, Stop(replica.log.session_id, replica.log.turn_id))
 
     def receive(self, message: Entries | Gone) -> None:
         """Take what a holder says."""
@@ -215,7 +216,8 @@ class Replicas:
         if known < 0:
             self._ask_again(replica)
             return
-        for data in message.frames[known:]:
+        new = message.frames[known:]
+        for data in new:
             try:
                 entry = Entry(_FRAMES.decode(data), data)
             except msgspec.DecodeError:  # of another version: it cannot be followed here
@@ -226,8 +228,8 @@ class Replicas:
         if log.ended:
             self._replicas.pop(log.turn_id, None)
             self._keep(log)
-        elif log.seq < message.last:
-            self._ask_again(replica)
+        elif new and log.seq < message.last:  # a part of what there is
+            self._ask(replica)
 
     def _ask_again(self, replica: Replica) -> None:
         """Ask for what is missing, once for all that comes on the heels of each other."""

@@ -559,7 +559,8 @@ class LiveTurns:
             case Attend():
                 self._attend(message)
             case Stop():
-                if (run := self._runs.get(message.turn_id)) is not None:
+                run = self._runs.get(message.turn_id)
+                if run is not None and run.log.session_id == message.session_id:
                     run.stop(_stopped())
             case Entries() | Gone():
                 self._replicas.receive(message)
@@ -594,7 +595,7 @@ class LiveTurns:
         stored = await self._stored(turn_id)
         if stored is not None and stored.session_id == session_id:
             return Followed(ended_log(stored, after)), "stored"
-        if found is not None and stored is None:
+        if found is not None and found.holder != self._relay.instance and stored is None:
             raise TurnLost(
                 "the instance that ran this turn is gone: send the message again under the same id",
                 retry_after_seconds=1,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -150,12 +150,13 @@ def lived(
     instances: int = 1,
     latency: float = 0.001,
     settled: bool = True,
+    provider: Script | None = None,
     **settings: Any,
 ) -> House:
     """Live through `story` with so many instances, which all ask one provider."""
     env = loop.SimEnvironment()
     house = House(env, latency)
-    provider = Script(*(runs or (SLOW,)))
+    provider = provider or Script(*(runs or (SLOW,)))
 
     async def live() -> None:
         async with AsyncExitStack() as stack:
@@ -293,9 +294,12 @@ def test_the_first_reply_says_no_more_than_the_later_ones() -> None:
     """A memory that could not be written degrades no answer, and is told of by the turn's event."""
 
     async def story(house: House, here: Instance) -> None:
-        here.lose("memories")
         async with await here.say(key="k") as watch:
+            await asyncio.sleep(1.5)
+            here.lose("memories")
             first = await watch.reply()
+        (finished,) = here.told(TurnFinished)
+        assert (first.degraded, finished.degraded) == ((), ("memory",))
         await asyncio.sleep(limits.LOG_SECONDS + 1)
         async with await here.say(key="k") as watch:
             assert await watch.reply() == first
@@ -429,6 +433,43 @@ def test_a_stopped_turn_can_be_said_again_at_once() -> None:
         assert brief(await followed(again)) == [(each + SEQS_PER_RUN, text) for each, text in WHOLE]
 
     lived(story)
+
+
+def test_a_stopped_turn_is_not_written_by_a_provider_that_will_not_stop() -> None:
+    class Stubborn(Script):
+        async def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+            yield Delta("on ")
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(5)
+            yield Delta("and on")
+            yield Finish("stop", "stubborn")
+
+    async def story(house: House, here: Instance) -> None:
+        watch = await here.say()
+        following = asyncio.create_task(followed(watch))
+        await asyncio.sleep(1)
+        await here.turns.cancel("s", watch.turn_id)
+        assert _content((await following)[-1]) == "error: turn-cancelled"
+        assert await house.turns() == []
+
+    lived(story, provider=Stubborn())
+
+
+def test_a_turn_is_nobodys_to_see_or_stop_from_another_session() -> None:
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        watch = await here.say(key="k")
+        ours = asyncio.create_task(followed(watch))
+        await asyncio.sleep(1.5)
+        with pytest.raises(TurnUnknown):
+            await here.turns.resume("t", watch.turn_id)
+        with pytest.raises(TurnUnknown):
+            await here.turns.cancel("t", watch.turn_id)
+        other = await followed(await there.turns.resume("t", watch.turn_id))
+        assert [_content(entry) for entry in other] == ["error: turn-lost"]
+        await there.turns.cancel("t", watch.turn_id)
+        assert brief(await ours) == WHOLE
+
+    lived(story, instances=2)
 
 
 def test_to_stop_what_has_ended_changes_nothing_and_what_there_is_not_is_unknown() -> None:
@@ -667,15 +708,34 @@ def test_a_turn_is_stopped_from_any_instance() -> None:
     lived(story, instances=2)
 
 
-def test_what_is_lost_on_the_way_is_asked_for_again() -> None:
+def test_what_is_lost_on_the_way_is_asked_for_as_soon_as_it_is_missed() -> None:
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        began = house.clock.now()
+        watch = await here.say()
+        ours = asyncio.create_task(followed(watch))
+        await asyncio.sleep(0.01)
+        back = await there.turns.resume("s", watch.turn_id)
+        theirs = asyncio.create_task(followed(back, most=4))
+        await asyncio.sleep(1.5)
+        with here.faults.injected(StoreDown(at=0.0, lasts=1.0, store="sessions")):
+            await asyncio.sleep(0.6)  # the second piece is lost
+        assert brief(await theirs) == WHOLE[:4]
+        assert house.clock.now() - began == pytest.approx(2.3, abs=0.05)
+        await ours
+
+    lived(story, (1.0, "one ", 1.0, "two ", 0.3, "three", 5.0), instances=2)
+
+
+def test_the_end_of_a_log_that_is_lost_on_the_way_is_asked_for() -> None:
     async def story(house: House, here: Instance, there: Instance) -> None:
         watch = await here.say()
         ours = asyncio.create_task(followed(watch))
+        await asyncio.sleep(0.01)
         theirs = asyncio.create_task(followed(await there.turns.resume("s", watch.turn_id)))
-        await asyncio.sleep(1.5)
-        with here.faults.injected(StoreDown(at=0.0, lasts=1.0, store="sessions")):
-            await asyncio.sleep(1.0)  # the second piece is lost
+        await asyncio.sleep(2.995)
+        here.relay.tell = lambda address, message: None  # type: ignore[method-assign]
         await ours
+        del here.relay.tell
         assert brief(await theirs) == WHOLE
 
     lived(story, instances=2)
@@ -688,9 +748,12 @@ def test_a_log_larger_than_a_message_comes_in_parts() -> None:
     async def story(house: House, here: Instance, there: Instance) -> None:
         watch = await here.say()
         whole = await followed(watch)
+        await asyncio.sleep(0.01)
+        began = house.clock.now()
         back = await followed(await there.turns.resume("s", watch.turn_id))
         assert [each.data for each in back] == [each.data for each in whole]
         assert len(back) == 21
+        assert house.clock.now() - began < 0.1
 
     lived(story, many, instances=2)
 
