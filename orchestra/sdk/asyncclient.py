@@ -262,7 +262,8 @@ class AsyncTurnStream(AbstractAsyncContextManager["AsyncTurnStream"]):
             self._is_under_way = False
             raise
         finally:
-            self._session.id = self._turn.session_id or self._session.id
+            if self._turn.reply is not None:  # a session of which the first turn was stopped was none
+                self._session.id = self._turn.reply.session_id
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -380,6 +381,7 @@ class AsyncConversation(AbstractAsyncContextManager["AsyncConversation"]):
                 await self._close()
                 self._dialogue.lost(1006, "the service did not get ready")
         except ConnectionClosed as closed:
+            await self._close()
             self._dialogue.lost(*wire.close_of(closed))
         else:
             self._dialogue.received(data)

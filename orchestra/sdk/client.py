@@ -1,7 +1,7 @@
 """The client that waits: for scripts and notebooks, also where an event loop runs already."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -341,7 +341,8 @@ class TurnStream(AbstractContextManager["TurnStream"]):
             self._is_under_way = False
             raise
         finally:
-            self._session.id = self._turn.session_id or self._session.id
+            if self._turn.reply is not None:  # a session of which the first turn was stopped was none
+                self._session.id = self._turn.reply.session_id
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -383,6 +384,7 @@ class Conversation(AbstractContextManager["Conversation"]):
             reconnect_seconds_max=client._reconnect_seconds_max,
         )
         self._socket: ClientConnection | None = None
+        self._opened = ExitStack()
 
     def __enter__(self) -> Self:
         try:
@@ -466,7 +468,7 @@ class Conversation(AbstractContextManager["Conversation"]):
     def _open(self) -> None:
         try:
             with wire.translated(wire.OPEN_SECONDS_MAX):
-                self._socket = connect(self._target, **wire.SOCKET_OPTIONS)
+                self._socket = self._opened.enter_context(connect(self._target, **wire.SOCKET_OPTIONS))
         except OrchestraError as error:
             self._dialogue.refused(error)
         else:
@@ -481,6 +483,7 @@ class Conversation(AbstractContextManager["Conversation"]):
                 self._close()
                 self._dialogue.lost(1006, "the service did not get ready")
         except ConnectionClosed as closed:
+            self._close()
             self._dialogue.lost(*wire.close_of(closed))
         else:
             self._dialogue.received(data)
@@ -495,6 +498,5 @@ class Conversation(AbstractContextManager["Conversation"]):
                 return  # whoever receives learns it as well, and sends what is to be sent again
 
     def _close(self) -> None:
-        socket, self._socket = self._socket, None
-        if socket is not None:
-            socket.close()
+        self._socket = None
+        self._opened.close()

@@ -1,12 +1,19 @@
 """A live service on real stores, shared by the tests that only talk to it."""
 
 import asyncio
+import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, Queue
+from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 from redis.asyncio import Redis
 
-from chaos.processes import LiveService, live_service
+from chaos.processes import LiveService, live_service, start_service
 from orchestra.adapters.embedded import EmbeddedStores
 
 
@@ -16,6 +23,114 @@ def service(stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory) ->
     environ = {"DATABASE_URL": stores.database_url, "REDIS_URL": stores.redis_url}
     with live_service(tmp_path_factory.mktemp("service"), environ) as running:
         yield running
+
+
+class Speaker:
+    """An OpenAI-compatible provider in a thread of its own: says "one ", then, of a message with "halt", the rest only
+    once it may `proceed`; what follows "say:" in a message it says to the letter."""
+
+    def __init__(self) -> None:
+        self.proceed = threading.Event()
+        self.halted: Queue[str] = Queue()
+        self.aborted: Queue[str] = Queue()
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        said = (await request.json())["messages"][-1]["content"]
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            await response.write(self._piece("one "))
+            if "halt" in said:
+                self.halted.put(said)
+                while not self.proceed.is_set():  # noqa: ASYNC110 - set by a test, in another thread
+                    await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.aborted.put(said)
+            raise
+        await response.write(self._piece(said.partition("say:")[2] or "two") + self._piece("", "stop"))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    def saw_abort_of(self, said: str) -> bool:
+        """Return once that call was aborted; False where it is not in 20 s. Others are passed over."""
+        with suppress(Empty):
+            while self.aborted.get(timeout=20) != said:
+                pass
+            return True
+        return False
+
+    @staticmethod
+    def _piece(text: str, finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+        return b"data: " + json.dumps({"model": "speaker", "choices": [choice]}).encode() + b"\n\n"
+
+    @contextmanager
+    def listening(self) -> Iterator[str]:
+        """Serve for as long as the context lasts; gives the base URL."""
+        loop, ends, url = asyncio.new_event_loop(), asyncio.Event(), Queue[str]()
+        thread = threading.Thread(target=lambda: loop.run_until_complete(self._serve(ends, url)))
+        thread.start()
+        try:
+            yield url.get(timeout=20)
+        finally:
+            loop.call_soon_threadsafe(ends.set)
+            thread.join()
+            loop.close()
+
+    async def _serve(self, ends: asyncio.Event, url: "Queue[str]") -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self.complete)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url.put(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
+        await ends.wait()
+        await runner.cleanup()
+
+
+class Restartable:
+    """A service that halts where its provider does, and that may be killed and started again at its address."""
+
+    def __init__(self, speaker: Speaker, folder: Path, environ: dict[str, str]) -> None:
+        self.speaker = speaker
+        self._folder = folder
+        self._environ = environ
+        self._running = start_service(folder, environ)
+
+    @property
+    def url(self) -> str:
+        return self._running.url
+
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does."""
+        self._running.kill()
+
+    def start(self) -> None:
+        """Start it again; what halted before may go on from now on."""
+        self.speaker.proceed.set()
+        port = urlsplit(self._running.url).port
+        self._running = start_service(self._folder, self._environ, port=port)
+
+    def stop(self) -> None:
+        self._running.stop()
+
+
+@pytest.fixture(scope="module")
+def restartable(stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restartable]:
+    """A service of this module's own, on the stores of the test session."""
+    speaker = Speaker()
+    with speaker.listening() as url:
+        environ = {
+            "DATABASE_URL": stores.database_url,
+            "REDIS_URL": stores.redis_url,
+            "ORCHESTRA_PROVIDER_URL": url,
+            "ORCHESTRA_PROVIDER_MODEL": "speaker",
+        }
+        service = Restartable(speaker, tmp_path_factory.mktemp("restartable"), environ)
+        try:
+            yield service
+        finally:
+            service.stop()
 
 
 @pytest.fixture

@@ -220,9 +220,11 @@ def test_who_leaves_a_stream_cancels_its_turn(visit, on_loop):
                 break
         assert client.provider.running == 0
         assert [request.method for request in sent.asked] == ["POST", "DELETE"]
-        assert await client.service.ports.conversations.latest(chat.id, limit=9) == ()
+        session_id = turn._turn.session_id
+        assert await client.service.ports.conversations.latest(session_id, limit=9) == ()
         turns = await client.resolve(LiveTurns)
-        assert await turns.running(chat.id) == ()
+        assert await turns.running(session_id) == ()
+        assert chat.id is None
 
     visit(story, answers)
 
