@@ -100,11 +100,8 @@ function refuse(/** @type {string} */ reason) {
 
 /** Name the conversation by how it began, and keep it among those of this browser. */
 function name() {
-  const [first] = conversation.turns;
-  const title = first?.message.trim().slice(0, storage.TITLE_CHARS_MAX) ?? '';
+  const title = storage.remember(sessionId, conversation.turns[0]?.message ?? '');
   document.title = title ? `${title} · AI Orchestra` : 'AI Orchestra';
-  if (!title) return;
-  storage.remember(sessionId, title);
 }
 
 /** Fetch what was said before that which is shown. */

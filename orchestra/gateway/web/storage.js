@@ -8,7 +8,7 @@
 
 const CONVERSATIONS = 'orchestra.conversations';
 const CONVERSATIONS_MAX = 50;
-export const TITLE_CHARS_MAX = 80;
+const TITLE_CHARS_MAX = 80;
 
 /** A browser may refuse to keep anything: then all of it lives as long as the page. @type {Storage | Map<string, string>} */
 const kept = (() => {
@@ -61,22 +61,23 @@ export function conversations() {
   }
 }
 
-/** Put a conversation first; its first message is its title. */
+/** Put a conversation first, and return its title: how it began, as far as this browser knows. */
 export function remember(/** @type {string} */ id, /** @type {string} */ message) {
   const known = conversations();
   const title = known.find((each) => each.id === id)?.title ?? message.trim().slice(0, TITLE_CHARS_MAX);
   const others = known.filter((each) => each.id !== id);
-  write(CONVERSATIONS, JSON.stringify([{ id, title }, ...others].slice(0, CONVERSATIONS_MAX)));
-}
-
-/** What is being written in a conversation. */
-export function draft(/** @type {string} */ id) {
-  return read(`orchestra.draft/${id}`);
+  if (title) write(CONVERSATIONS, JSON.stringify([{ id, title }, ...others].slice(0, CONVERSATIONS_MAX)));
+  return title;
 }
 
 /** Forget which conversations there were; they themselves stay. */
 export function forget() {
   write(CONVERSATIONS, '');
+}
+
+/** What is being written in a conversation. */
+export function draft(/** @type {string} */ id) {
+  return read(`orchestra.draft/${id}`);
 }
 
 export function keepDraft(/** @type {string} */ id, /** @type {string} */ text) {

@@ -53,7 +53,11 @@ export class View {
     this.does = does;
     /** @type {WeakMap<Turn, Row>} */
     this.rows = new WeakMap();
+    this.wasAtEnd = true;
+    this.isClosed = false;
     byId('main').addEventListener('scroll', () => this.#lookAtEnd(), { passive: true });
+    // a keyboard on the screen, or a banner, takes room: the end stays in sight
+    new ResizeObserver(() => this.wasAtEnd && this.toEnd()).observe(byId('main'));
     byId('latest').addEventListener('click', () => this.toEnd());
   }
 
@@ -67,13 +71,13 @@ export class View {
   }
 
   #lookAtEnd() {
-    byId('latest').hidden = this.isAtEnd;
+    byId('latest').hidden = this.wasAtEnd = this.isAtEnd;
   }
 
   /** Show the conversation as it is now. */
   render(/** @type {Conversation} */ conversation) {
     const { turns, open } = conversation;
-    const wasAtEnd = this.isAtEnd;
+    const { wasAtEnd } = this;
     const list = byId('turns');
     const fromEnd = byId('main').scrollHeight - byId('main').scrollTop;
     const firstWas = list.firstChild;
@@ -88,7 +92,7 @@ export class View {
     byId('empty').hidden = turns.length > 0 || !conversation.isReady;
     byId('earlier').hidden = (conversation.first ?? 1) <= 1;
     this.#level(conversation);
-    this.#composer(open);
+    this.#composer(open, conversation.isReadOnly);
     if (wasAtEnd) this.toEnd();
     else if (firstWas && list.firstChild !== firstWas) byId('main').scrollTop = byId('main').scrollHeight - fromEnd;
     this.#lookAtEnd();
@@ -165,9 +169,10 @@ export class View {
     byId('banner').dataset.level = level;
   }
 
-  #composer(/** @type {Turn | undefined} */ open) {
+  #composer(/** @type {Turn | undefined} */ open, /** @type {boolean} */ isReadOnly) {
     const isFocused = [byId('send'), byId('stop')].includes(document.activeElement);
     byId('send').hidden = !!open;
+    byId('send').disabled = isReadOnly || this.isClosed;
     byId('stop').hidden = !open;
     byId('stop').disabled = !!open?.isStopping;
     if (isFocused) byId('message').focus({ preventScroll: true }); // a button that is hidden loses it
@@ -184,6 +189,7 @@ export class View {
       waiting: `Connection lost: reconnecting in ${seconds} s.`,
     }[state.kind];
     if (byId('status').textContent !== text) byId('status').textContent = text;
+    this.isClosed = state.kind === 'closed';
     const kind = document.body.dataset.link;
     document.body.dataset.link = state.kind;
     byId('retry').hidden = state.kind !== 'waiting';
