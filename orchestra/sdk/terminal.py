@@ -158,7 +158,7 @@ class View:
             case Level():
                 self._tell_level(event.level, event.off)
             case Disconnected():
-                self.note(f"not connected ({event.reason}); trying again in {event.seconds:.1f} s")
+                self.note(f"not connected: {event.reason}; trying again in {event.seconds:.1f} s")
             case Connected():
                 self._connected(event)
 
@@ -172,7 +172,7 @@ class View:
 
     def greet(self, ready: Ready, turns: bool) -> None:
         """Write where the user is, and what was said last."""
-        self.note(f"session {ready.session_id} - /quit or Ctrl-D leaves, Ctrl-C stops an answer, /help says more")
+        self.note(f"session {ready.session_id} - /help, /export [file], /quit; Ctrl-C stops an answer")
         for turn in ready.history[-SHOWN_TURNS_MAX:] if turns else ():
             self.write(f"{PROMPT}{turn.message}\n{turn.reply}\n")
         if ready.off:
