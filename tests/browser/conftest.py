@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import select
 import shutil
 import threading
 import urllib.request
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
 
 from chaos.processes import LiveService, free_port, start_service
 from orchestra.adapters.embedded import EmbeddedStores
+from orchestra.gateway import web
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -29,6 +31,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 SECONDS_MAX = 15.0
+ORIGIN = "http://chat.test"
 OPERATOR_KEY = "key-of-the-tests"
 
 
@@ -45,8 +48,6 @@ class Model:
         model = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 model._answer(self, str(asked["messages"][-1]["content"]))
@@ -60,6 +61,10 @@ class Model:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
+    def await_question(self) -> str:
+        """Return the next message that it is asked to answer."""
+        return self.asked.get(timeout=SECONDS_MAX)
+
     def say(self, *pieces: str) -> None:
         """Give pieces of the answer that is waited for."""
         for piece in pieces:
@@ -70,26 +75,34 @@ class Model:
         self._pieces.put(None)
 
     def close(self) -> None:
-        self._pieces.put(None)
+        self.end()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler, message: str) -> None:
-        self.asked.put(message)
+        pieces = self._pieces = queue.Queue()
+        if message.startswith("wait"):
+            self.asked.put(message)
+        else:
+            pieces.put(message)
+            pieces.put(None)
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
-        handler.send_header("Connection", "close")
         handler.end_headers()
-        pieces = iter(self._pieces.get, None) if message.startswith("wait") else iter((message,))
-        try:
-            for piece in pieces:
-                _tell(handler, {"delta": {"content": piece}})
-            _tell(handler, {"delta": {}, "finish_reason": "stop"})
-            handler.wfile.write(b"data: [DONE]\n\n")
-        except OSError:
-            self.aborted.put(message)
-        handler.close_connection = True
+        while True:
+            try:
+                piece = pieces.get(timeout=0.05)
+            except queue.Empty:
+                if select.select([handler.connection], [], [], 0)[0]:  # the end: nobody listens any more
+                    self.aborted.put(message)
+                    return
+                continue
+            if piece is None:
+                break
+            _tell(handler, {"delta": {"content": piece}})
+        _tell(handler, {"delta": {}, "finish_reason": "stop"})
+        handler.wfile.write(b"data: [DONE]\n\n")
 
 
 def _tell(handler: BaseHTTPRequestHandler, choice: dict[str, Any]) -> None:
@@ -199,12 +212,31 @@ def stand(
 
 
 @pytest.fixture(scope="module")
-def browser(chromium: str, stand: Stand) -> Iterator[Browser]:
+def browser(chromium: str) -> Iterator[Browser]:
     """One browser for a file's tests; not for all, since Playwright keeps the thread's event loop for itself."""
+    expect.set_options(timeout=SECONDS_MAX * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def module_page(browser: Browser) -> Iterator[Page]:
+    """An empty page without a service, which can import the page's modules, under the policy they are served with."""
+    files = web.read_files(web.FOLDER)
+    context = browser.new_context()
+
+    def fulfil(route: Route) -> None:
+        file = files.get(route.request.url.rpartition("/")[2].partition("?")[0])
+        body, kind = (b"", "text/html") if file is None else (file.content, file.kind)
+        route.fulfill(body=body, content_type=kind, headers=web.HEADERS)
+
+    context.route("**/*", fulfil)
+    page = context.new_page()
+    page.goto(f"{ORIGIN}/")
+    yield page
+    context.close()
 
 
 NewContext = Callable[..., BrowserContext]
@@ -232,7 +264,31 @@ def new_context(browser: Browser, stand: Stand) -> Iterator[NewContext]:
 @pytest.fixture
 def page(new_context: NewContext) -> Page:
     """The chat, ready in a new conversation."""
-    page = new_context().new_page()
-    page.goto("/")
+    return open_chat(new_context())
+
+
+def open_chat(context: BrowserContext, address: str = "/") -> Page:
+    page = context.new_page()
+    page.goto(address)
     page.wait_for_selector("body[data-link=ready]")
     return page
+
+
+@pytest.fixture
+def chat() -> Callable[..., Page]:
+    """Open the chat in a context: ``chat(context, address)``."""
+    return open_chat
+
+
+@pytest.fixture
+def ask() -> Callable[[Page, str], Locator]:
+    """Say something as a user does, and return the turn as it appears."""
+
+    def asked(page: Page, message: str) -> Locator:
+        turns = page.locator(".turn")
+        number = turns.count()
+        page.get_by_label("Message", exact=True).fill(message)
+        page.keyboard.press("Enter")
+        return turns.nth(number)
+
+    return asked
