@@ -179,7 +179,7 @@ addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && !byId('drawer').open && !event.isComposing) stop();
 });
 byId('stop').addEventListener('click', stop);
-byId('retry').addEventListener('click', () => link?.connect());
+byId('retry').addEventListener('click', () => link?.hurry());
 byId('earlier').addEventListener('click', earlier);
 byId('new').addEventListener('click', begin);
 byId('menu').addEventListener('click', () => {
@@ -204,7 +204,8 @@ byId('forget').addEventListener('click', () => {
 addEventListener('hashchange', open);
 // A keyboard on the screen makes the view smaller, not always the page
 visualViewport?.addEventListener('resize', () => {
-  document.body.style.setProperty('--height', `${visualViewport?.height}px`);
+  const { height = 0, scale = 1 } = visualViewport ?? {};
+  document.body.style.setProperty('--height', `${height * scale}px`); // who zooms in sees less, of as much
 });
 setInterval(() => state.kind === 'waiting' && view.status(state, why), 250);
 open();
