@@ -3,7 +3,8 @@
 A turn is a log of frames, numbered from 1 by `seq`: `started`, then `delta`s, then one `done` or `error`. The pair
 (turn_id, seq) is what a client that lost its connection resumes after, on any instance. A turn that an instance took
 with it when it died, and that its client sent again under the same id, goes on in the same log with another
-`started`: whatever text came before it is void. All other frames concern the connection and have no `seq`.
+`started`, under a higher number that need not be the next: whatever text came before it is void. All other frames
+concern the connection and have no `seq`.
 
 Server-sent events are the same frames: `event` is the type, `id` is ``<session_id>/<turn_id>/<seq>``, `data` the rest.
 """
