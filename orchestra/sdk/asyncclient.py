@@ -71,7 +71,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         metadata: dict[str, str] | None = None,
     ) -> "AsyncSession":
         """Make a session that has a profile, or an id of your own, as `Client.create_session` does."""
-        made = session_id or self._system.new_id()
+        made = requests.checked_id("session_id", session_id or self._system.new_id())
         ask = requests.create(made, user_id, Profile(system=system, context=context or {}, metadata=metadata or {}))
         await self._run(flows.created(ask, self._attempts(), is_new=session_id is None))
         return AsyncSession(self, made, user_id)
@@ -165,7 +165,7 @@ class AsyncSession:
     """One conversation, over HTTP; `connect` opens a WebSocket to it. As `Session`."""
 
     def __init__(self, client: AsyncClient, session_id: str | None, user_id: str | None) -> None:
-        self.id = session_id
+        self.id = None if session_id is None else requests.checked_id("session_id", session_id)
         self._client = client
         self._user_id = user_id
 
@@ -289,7 +289,7 @@ class AsyncConversation(AbstractAsyncContextManager["AsyncConversation"]):
     """
 
     def __init__(self, client: AsyncClient, session_id: str, user_id: str | None, client_id: str) -> None:
-        self.session_id = requests.checked_id("session_id", session_id)
+        self.session_id = session_id
         self.client_id = requests.checked_id("client_id", client_id)
         self._user_id = user_id
         self._system = client._system

@@ -101,7 +101,7 @@ class Client(AbstractContextManager["Client"]):
         ------
         SessionExists
         """
-        made = session_id or self._system.new_id()
+        made = requests.checked_id("session_id", session_id or self._system.new_id())
         ask = requests.create(made, user_id, Profile(system=system, context=context or {}, metadata=metadata or {}))
         self._run(flows.created(ask, self._attempts(), is_new=session_id is None))
         return Session(self, made, user_id)
@@ -199,7 +199,7 @@ class Session:
     """
 
     def __init__(self, client: Client, session_id: str | None, user_id: str | None) -> None:
-        self.id = session_id
+        self.id = None if session_id is None else requests.checked_id("session_id", session_id)
         self._client = client
         self._user_id = user_id
 
@@ -372,7 +372,7 @@ class Conversation(AbstractContextManager["Conversation"]):
     """
 
     def __init__(self, client: Client, session_id: str, user_id: str | None, client_id: str) -> None:
-        self.session_id = requests.checked_id("session_id", session_id)
+        self.session_id = session_id
         self.client_id = requests.checked_id("client_id", client_id)
         self._user_id = user_id
         self._system = client._system

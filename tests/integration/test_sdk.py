@@ -279,9 +279,16 @@ def test_where_nobody_or_somebody_else_answers() -> None:
             pass
 
 
-def test_what_the_service_refuses_before_a_web_socket_stands(service: LiveService) -> None:
+def test_what_could_lead_elsewhere_is_refused_before_it_is_sent(service: LiveService) -> None:
     with Client(service.url) as client:
-        chat = client.session("a b")
+        for call in (
+            lambda: client.session("../x"),
+            lambda: client.create_session("a b"),
+            lambda: client.session().connect(client_id="a/b"),
+        ):
+            with pytest.raises(InvalidRequest) as raised:
+                call()
+            assert raised.value.field in {"session_id", "client_id"}
         with pytest.raises(InvalidRequest) as raised:
-            chat.connect()
-        assert raised.value.field == "session_id"
+            client.session(user_id="a b").say("hello")
+        assert (raised.value.status, raised.value.field) == (400, "$.user_id")

@@ -153,6 +153,12 @@ def test_a_reply_that_was_kept_says_what_is_missing_of_the_text(told):
     assert told.comes(Done("t1", 3, done)) == [Text("t1", "two three"), Answered("t1", "m1", done)]
 
 
+def test_a_reply_is_taken_under_whatever_number_it_comes(told):
+    begun(told)
+    done = reply("t1", "One two")
+    assert told.comes(Done("t1", 1, done)) == [Text("t1", "two"), Answered("t1", "m1", done)]
+
+
 def test_a_reply_that_is_another_than_what_came_voids_it(told):
     begun(told)
     done = reply("t1", "Uno")
