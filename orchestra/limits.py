@@ -13,6 +13,9 @@ SESSION_IDLE_SECONDS = 900
 PROFILE_BYTES_MAX = 32_000
 PROFILE_ENTRIES_MAX = 64
 
+GIVEN_MESSAGES_MAX = 2_000
+"""Of a history that a client sends with every turn (OpenAI routes); tokens and bytes are bounded as a session's."""
+
 ID_CHARS_MAX = 128
 REPLY_CHARS_MAX = 400_000
 PROVIDER_EVENT_BYTES_MAX = 1_000_000

@@ -211,7 +211,7 @@ def _history(messages: tuple[CompletionMessage, ...]) -> tuple[Message, ...]:
     """
     history = [Message(_role(each), each.text) for each in messages[:-1]]
     for amount, most, unit in (
-        (len(history), limits.SESSION_MESSAGES_MAX, "messages"),
+        (len(history), limits.GIVEN_MESSAGES_MAX, "messages"),
         (_tokens(history), limits.SESSION_TOKENS_MAX, "tokens"),
         (sum(len(each.content.encode()) for each in history), limits.SESSION_BYTES_MAX, "bytes"),
     ):

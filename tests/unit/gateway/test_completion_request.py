@@ -204,8 +204,9 @@ def test_bounds(name: str) -> None:
         assert refusal(body(**{name: value})).field == name
 
 
-def test_more_than_a_session_may_hold_is_refused_and_never_cut() -> None:
-    most = limits.SESSION_MESSAGES_MAX
+def test_a_history_may_have_more_messages_than_a_session_and_is_never_cut() -> None:
+    most = limits.GIVEN_MESSAGES_MAX
+    assert most == 2_000
     assert len(asked_of(body(*[HELLO] * (most + 1))).given.messages) == most
     error = refusal(body(*[HELLO] * (most + 2)), ContextTooLong)
     assert (error.status, error.kind, error.field) == (400, "context-length-exceeded", "messages")
