@@ -301,6 +301,27 @@ def test_a_turn_that_is_durable_is_returned_and_counted_once() -> None:
     asyncio.run(story())
 
 
+def test_a_turn_that_is_durable_in_another_session_is_returned_and_leaves_this_one_alone() -> None:
+    async def story() -> None:
+        house = House()
+        elsewhere = await started(house, turns=3)
+        session_id = (await house.here.open(None, None, "c")).session.id
+        await house.here.commit(await house.here.open(session_id, None, "c", create=True), house.turn(session_id, "t9"))
+        before = await house.store.load(session_id)
+        assert before is not None
+        for turn_id in ("t2", "t1"):  # the one with this session's next number, and one that it passed
+            opened = await house.here.open(session_id, None, "c")
+            kept = await house.here.commit(opened, house.turn(session_id, turn_id, "mine"))
+            assert (kept.session_id, kept.id, kept.message) == (elsewhere, turn_id, f"message {turn_id[1:]}")
+            assert await house.store.load(session_id) == before
+        new = await house.here.open(None, None, "c")
+        assert (await house.here.commit(new, house.turn(new.session.id, "t1", "mine"))).session_id == elsewhere
+        assert await house.store.load(new.session.id) is None
+        assert [turn.id for turn in await house.conversations.turns(session_id)] == ["t9"]
+
+    asyncio.run(story())
+
+
 def test_a_profile_is_durable_and_in_the_record_of_every_instance() -> None:
     async def story() -> None:
         house = House()
