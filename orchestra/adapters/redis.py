@@ -4,7 +4,10 @@ A record is one byte of schema, the session's version and revision as eight byte
 arrays without names. What is compared stands in front, so that the script compares bytes and never parses.
 
 Schema 0 is a session that was deleted, and nothing else. Schema 1 had no revision and named its fields; it is read and
-replaced, so that instances of both versions can run side by side while one takes over from the other.
+replaced. An instance of the version before knows neither 0 nor 2: where it runs beside this one, while one takes over
+from the other, it takes such a record for corrupt, sets it aside, and makes the session anew from its conversation,
+without the profile, so its turns know none. This version then reads what that wrote, and makes the session anew once
+more, with the profile, which PostgreSQL has. No turn is lost; every record set aside is an error in the log.
 """
 
 import asyncio
