@@ -177,7 +177,7 @@ _BANNED_METHODS = {"run_in_executor": "one event loop, no executors: await, or p
 
 
 def _meets_the_outside(source: Source) -> bool:
-    """Those whose task it is to ask the machine for time and chance, here and at a client's, and who starts processes."""
+    """Who is there to ask the machine for time and chance, here and at a client's, and who starts processes."""
     path = r"orchestra/(adapters/(system\.py|embedded)|gateway/workers\.py|sdk/system\.py$)"
     return re.match(path, source.path) is not None
 
