@@ -102,6 +102,13 @@ def answered(sent: list[Frame], log: tuple[Frame, ...]) -> list[Frame]:
     return said
 
 
+def resumed_after(cut: int, durable: bool) -> list[int]:
+    """The last number that was seen, where the turn was known, had not ended here, and runs still."""
+    if durable or cut == len(LOG) + 1:
+        return []
+    return [max(0, cut - 1)]
+
+
 @pytest.mark.parametrize("durable", [False, True], ids=["running", "durable"])
 def test_wherever_the_line_is_cut_each_piece_is_taken_once(module_page, durable):
     script = (accepted(), *LOG)
@@ -113,7 +120,9 @@ def test_wherever_the_line_is_cut_each_piece_is_taken_once(module_page, durable)
         assert talk.do("lost") == []
         # another connection, whose `ready` knows the turn as one that runs, or has ended meanwhile
         back = ready(stored(1, "one two")) if durable else ready(live=("t1",))
-        talk.hear(*answered(talk.hear(back), LOG))
+        sent = talk.hear(back)
+        assert [each["after"] for each in sent if each["type"] == "resume"] == resumed_after(cut, durable)
+        talk.hear(*answered(sent, LOG))
         assert (talk.turn["state"], talk.turn["text"], talk.turn["message"]) == ("done", "one two", "hello")
 
 
@@ -129,7 +138,7 @@ def test_text_before_another_started_is_void(talk):
     talk.do("say", "hello", "key")
     talk.hear(accepted(), started(), delta(2, "half an ans"), started(seq=3), delta(4, "Whole"))
     assert talk.turn["text"] == "Whole"
-    talk.hear(delta(4, "Whole"), delta(2, "half an ans"))  # seen already
+    talk.hear(delta(4, "Whole"), started(), started(seq=3), delta(2, "half an ans"))  # seen already
     assert talk.turn["text"] == "Whole"
 
 
