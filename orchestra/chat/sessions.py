@@ -27,7 +27,7 @@ from orchestra.chat.profiles import checked
 from orchestra.chat.stores import StoreCalls
 from orchestra.chat.trimming import counted, room_fault, size_of, with_profile, with_turn
 from orchestra.engines.apology import Apology
-from orchestra.errors import InvalidRequest, SessionExists, SessionUnknown, StaleSession
+from orchestra.errors import InvalidRequest, SessionExists, SessionUnknown, StaleSession, StoreUnavailable
 from orchestra.model import ConversationHead, Profile, Session, Turn
 from orchestra.ports import Clock, ConversationStore, Entropy, MemoryStore, SessionStore
 
@@ -128,7 +128,8 @@ class Sessions:
         """
         if session_id is None or fresh:
             return OpenSession(self._new(session_id or self._entropy.hex(16), user_id), None)
-        stored, session = await self._found(session_id, correlation_id)
+        stored = await self._record(session_id, correlation_id)
+        session = await self._current(session_id, stored, correlation_id)
         if session is None and create:
             return OpenSession(self._new(session_id, user_id), None)
         if session is None or (self._expired(session) and not create):
@@ -182,14 +183,25 @@ class Sessions:
             await self._cached(correlation_id, self._store.save(session, expected=opened.stored))
         return session
 
-    async def describe(self, session_id: str, user_id: str | None, correlation_id: str) -> SessionView:
+    async def describe(
+        self, session_id: str, user_id: str | None, correlation_id: str, *, to_read: bool = False
+    ) -> SessionView:
         """Return how the session stands; an expired one is described as long as its conversation is kept.
+
+        Where it is only `to_read` and the session store is away, the conversation tells it, as of a session whose
+        record was lost: its last use is its last turn or change of its profile, whatever connections it had since.
 
         Raises
         ------
         SessionUnknown, StoreUnavailable
         """
-        _, session = await self._found(session_id, correlation_id)
+        try:
+            stored = await self._record(session_id, correlation_id)
+        except StoreUnavailable:
+            if not to_read:
+                raise
+            stored = None
+        session = await self._current(session_id, stored, correlation_id)
         if session is None:
             raise _unknown(session_id)
         return self._view(_owned(session, user_id))
@@ -289,7 +301,7 @@ class Sessions:
                 await self._cached(correlation_id, self._store.save(session, expected=stored))
                 return
             except StaleSession:
-                stored = await self._cached(correlation_id, self._store.load(session.id))
+                stored = await self._record(session.id, correlation_id)
             if stored is not None:
                 session = await self._caught_up(stored, correlation_id)
             else:
@@ -301,7 +313,7 @@ class Sessions:
     ) -> Session:
         """Bring the profile that is durable into the session's record, and return the session."""
         for _ in range(ATTEMPTS_MAX):
-            stored = await self._cached(correlation_id, self._store.load(session_id))
+            stored = await self._record(session_id, correlation_id)
             if stored is not None and stored.revision >= head.revision:
                 return stored
             kept = head.profile.pinned
@@ -343,14 +355,16 @@ class Sessions:
             pinned += turns
         return pinned
 
-    async def _found(self, session_id: str, correlation_id: str) -> tuple[Session | None, Session | None]:
-        """Return the session's record, and the session: that of the record, or made from its conversation."""
-        stored = await self._cached(correlation_id, self._store.load(session_id))
+    async def _record(self, session_id: str, correlation_id: str) -> Session | None:
+        return await self._cached(correlation_id, self._store.load(session_id))
+
+    async def _current(self, session_id: str, stored: Session | None, correlation_id: str) -> Session | None:
+        """Return the session: that of its record, or made from its conversation."""
         if stored is not None and all(message.turn for message in stored.messages):
-            return stored, stored
+            return stored
         # Lost, expired, or a record from before messages told their turns.
         head = await self._head(session_id, correlation_id)
-        return stored, stored if head is None else await self._rebuilt(session_id, head, correlation_id)
+        return stored if head is None else await self._rebuilt(session_id, head, correlation_id)
 
     async def _rebuilt(self, session_id: str, head: ConversationHead | None, correlation_id: str) -> Session:
         """Make the session from its conversation; what was said before a pause of a day is no more part of it."""

@@ -1,7 +1,8 @@
 """Sessions as clients see them: made, described with a page of what was said, changed, and deleted.
 
-Reading goes on while the service is read only (MAINTENANCE), also of sessions that are too old to be continued; making,
-changing and deleting are refused then.
+Reading goes on while the service is read only (MAINTENANCE), also of sessions that are too old to be continued, and
+while the session store is away: the conversation tells then what the session's record would. Making, changing and
+deleting are refused in both cases.
 """
 
 from collections.abc import Iterator
@@ -194,7 +195,8 @@ async def create(request: Request) -> HTTPResponse:
     "How the session stands, and a page of its turns, lowest number first: those above `after`, or the last ones below "
     "`before`; at most `limit`, fewer where they are long. `next_after` brings the turns that follow, `next_before` "
     "those that precede. Every acknowledged turn is here, also those of a session that is too old to be continued, and "
-    "also while the service takes no new turns (MAINTENANCE)."
+    "also while the service takes no new turns (MAINTENANCE) or Redis is away; then `updated_at`, `expires_at` and "
+    "`state` count from the last turn or change of the profile, not from later connections."
 )
 async def read(request: Request, session_id: str) -> HTTPResponse:
     """Describe the session, and return a page of its turns."""
@@ -210,7 +212,7 @@ async def read(request: Request, session_id: str) -> HTTPResponse:
     ports: Ports = service.ports
     sessions: Sessions = await service.container.resolve(Sessions)
     with _named_in_path(session_id):
-        view = await sessions.describe(session_id, None, request.ctx.correlation_id)
+        view = await sessions.describe(session_id, None, request.ctx.correlation_id, to_read=True)
     reading = Reading(ports.conversations, await service.container.resolve(StoreCalls), request.ctx.correlation_id)
     version = (await reading.head(session_id)).version  # may be ahead of the session after a crash
     if before is None:

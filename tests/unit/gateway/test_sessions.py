@@ -280,16 +280,39 @@ def test_in_maintenance_sessions_are_read_and_not_changed(visit: Any) -> None:
     visit(story, hi)
 
 
-def test_a_session_store_that_is_away_is_a_503(visit: Any) -> None:
+def test_a_session_store_that_is_away_is_a_503_for_who_changes(visit: Any) -> None:
     async def story(client: Any) -> None:
         await asked(client, 201, "POST", SESSIONS, {"session_id": "s-1"})
         path = f"{SESSIONS}/s-1"
         with client.faults.injected(StoreDown(at=0.0, lasts=60.0, store="sessions")):
-            for method, body in (("GET", None), ("PATCH", {"system": "x"}), ("DELETE", None)):
-                assert (await client.ask(method, path, body)).header("Retry-After") == "1"
+            for method, body in (("PATCH", {"system": "x"}), ("DELETE", None)):
+                refused = await client.ask(method, path, body)
+                assert (refused.status, refused.header("Retry-After")) == (503, "1")
         assert {event.error for event in client.told(StoreFinished)} == {"", "store-unavailable"}
         assert (await asked(client, 200, "PATCH", path, {"system": "x"}))["profile"] == {"system": "x"}
         assert (await asked(client, 200, "GET", path))["profile"] == {"system": "x"}
+
+    visit(story, hi)
+
+
+def test_without_the_session_store_a_session_is_read_from_its_conversation(visit: Any) -> None:
+    """As it is with the store: page, profile and all."""
+
+    async def story(client: Any) -> None:
+        await asked(client, 201, "POST", SESSIONS, {"session_id": "s-1", "system": "Be brief."})
+        for message in ("hello", "and now?", "and then?"):
+            await said(client, message, "s-1")
+        await asked(client, 200, "PATCH", f"{SESSIONS}/s-1", {"pinned": [1], "metadata": {"a": "b"}})
+        path = f"{SESSIONS}/s-1?before=end&limit=2"
+        with_store = await asked(client, 200, "GET", path)
+        assert ([turn["number"] for turn in with_store["turns"]], with_store["messages"]) == ([2, 3], 6)
+        with client.faults.injected(StoreDown(at=0.0, lasts=60.0, store="sessions")):
+            assert await asked(client, 200, "GET", path) == with_store
+            assert (await client.ask("GET", f"{SESSIONS}/unknown")).status == 404
+            await client.keep("old", Turn("", "", 1, "c", "hello", "hi", "unified", "scripted", at=1.0))
+            assert (await asked(client, 200, "GET", f"{SESSIONS}/old"))["state"] == "expired"
+        with client.faults.injected(StoreDown(at=0.0, lasts=60.0, store="conversations")):
+            await asked(client, 503, "GET", path)
 
     visit(story, hi)
 
