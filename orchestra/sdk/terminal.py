@@ -122,12 +122,19 @@ async def _answered(view: "View", conversation: AsyncConversation, message_id: s
 
 
 class View:
-    """Writes what happens in a conversation."""
+    """Writes what happens in a conversation.
+
+    Attributes
+    ----------
+    is_within_line : bool
+        Whether what was written last is a line that goes on.
+    """
 
     def __init__(self) -> None:
         self._out = Console(highlight=False, markup=False, soft_wrap=True)
         self._notes = self._out if self._out.is_terminal else Console(stderr=True, highlight=False, markup=False)
-        self._is_within_line = False
+        self.is_within_line = False
+        self._is_away = False
         self._level = ""
         self._turn_id: str | None = None
 
@@ -157,7 +164,8 @@ class View:
                 self.note("stopped" if stopped else event.error.detail, "dim" if stopped else "red")
             case Level():
                 self._tell_level(event.level, event.off)
-            case Disconnected():
+            case Disconnected() if not self._is_away:  # once is enough
+                self._is_away = True
                 self.note(f"not connected: {event.reason}; trying again in {event.seconds:.1f} s")
             case Connected():
                 self._connected(event)
@@ -184,7 +192,7 @@ class View:
         if text := cleaned(text):
             self._out.print(text, end="", style=style)
             self._out.file.flush()
-            self._is_within_line = not text.endswith("\n")
+            self.is_within_line = not text.endswith("\n")
 
     def note(self, text: str, style: str = "dim") -> None:
         """Write a line about the conversation."""
@@ -193,14 +201,15 @@ class View:
 
     def line_end(self) -> None:
         """End the line that was begun."""
-        if self._is_within_line:
+        if self.is_within_line:
             self.write("\n")
 
     def user_ended_line(self) -> None:
         """Take that the user's own line end was echoed."""
-        self._is_within_line = False
+        self.is_within_line = False
 
     def _connected(self, event: Connected) -> None:
+        self._is_away = False
         if event.again:
             self.note("connected again")
             for turn in event.missed:
@@ -279,14 +288,11 @@ class Terminal:
             self._view.greet(event.ready, self._greets)
             self._view.write(PROMPT, "bold")
             return
-        was_idle = self._running is None
-        if was_idle and isinstance(event, Began | Level | Disconnected | Connected):
-            self._view.line_end()
         self._view.show(event)
         if isinstance(event, Answered | Failed) and event.id == self._running:
             self._running, self._interrupts = None, 0
-        if self._running is None and not isinstance(event, Text | Began | Restarted):
-            self._view.line_end()
+        is_between = not isinstance(event, Text | Began | Restarted)
+        if is_between and self._running is None and not self._view.is_within_line:
             self._view.write(PROMPT, "bold")
 
     async def _take(self, line: str) -> bool:

@@ -111,6 +111,17 @@ def test_a_stream_that_is_cut_goes_on_behind_what_came(attempts, turn):
     assert turn.reply == REPLY
 
 
+def test_a_stream_may_be_cut_again_and_again_while_it_gets_on(machine, turn):
+    did = carried(
+        flows.streamed(turn, Attempts(Retries(attempts_max=2), machine, 100)),
+        *(STREAM, piece(Started("s", "t", 1, "Hello")), piece(DeltaFrame("t", 2, "One ")), None),
+        *(STREAM, piece(DeltaFrame("t", 3, "t")), None),
+        *(STREAM, piece(DeltaFrame("t", 4, "w")), None),
+        *(STREAM, piece(Done("t", 5, REPLY))),
+    )
+    assert "".join(str(each) for each in told(did)) == "One two"
+
+
 @pytest.mark.parametrize(
     "end",
     [(STREAM, failure(TurnLost, 3)), (problem(TurnUnknown("gone")),), (problem(TurnLost("gone")),), (Answer(204, {}),)],

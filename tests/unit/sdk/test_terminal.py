@@ -42,6 +42,7 @@ def test_what_happens_is_told_beside_the_answer(capsys):
         Text("u", "Hey"),
         Level("NORMAL", ()),
         Disconnected("closed (1006)", 1.25),
+        Disconnected("nobody answers", 2.0),
         Connected(ready("ESSENTIAL", ("memory",), turn), True, (turn,)),
         Failed("t", "m1", TurnCancelled("x")),
         Failed("t", "m1", Overloaded("busy")),
