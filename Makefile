@@ -64,9 +64,10 @@ format: $(DEV) ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pictures: $(RUN) ## render the pictures in docs/pictures anew, from their scenarios
+pictures: $(DEV) browser ## render the pictures in docs/pictures anew, from their scenarios and the page
 	$(BIN)/python -m sim.pictures timeline chaos/scenarios/provider_brownout.yaml docs/pictures/brownout.png
 	$(BIN)/python -m sim.pictures metastability chaos/scenarios/retry_storm.yaml docs/pictures/metastability.png
+	$(BIN)/python -m tests.browser.pictures
 
 conformance: $(DEV) ## probe our circuit breaker and five others, and write the table of docs/conformance.md anew
 	$(BIN)/python -m tests.conformance.table > docs/conformance.new

@@ -30,7 +30,7 @@ def outputs(service: LiveService) -> list[str]:
 
 
 def test_the_examples_do_what_the_text_around_them_says(outputs: list[str]) -> None:
-    first, second, mistake, probes = outputs
+    first, second, mistake, probes, streamed = outputs
     assert json.loads(first)["session_id"]
     recalled = json.loads(second)
     assert [each["text"] for each in recalled["recalled"]] == ["Hello, my name is Ada and I sail on Lake Geneva"]
@@ -40,6 +40,9 @@ def test_the_examples_do_what_the_text_around_them_says(outputs: list[str]) -> N
     assert (problem["status"], problem["field"]) == (400, "$.message")
     assert probes.startswith('{"status":"ready"')
     assert "orchestra_turns_total" in probes
+    names = [line.removeprefix("event: ") for line in streamed.splitlines() if line.startswith("event: ")]
+    assert (names[0], names[-1]) == ("started", "done")
+    assert "delta" in names
 
 
 def test_the_readme_opens_with_its_two_commands() -> None:
