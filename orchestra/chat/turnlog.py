@@ -136,12 +136,18 @@ class Watch:
         Whether the turn, once nobody follows it any more, goes on for the grace that clients have to come back.
     replayed : bool
         Whether the turn had begun before it was asked for.
+
+    Attributes
+    ----------
+    named : bool
+        Whether the client can name the turn, so that it can come back; where it cannot yet, there is no grace.
     """
 
-    __slots__ = ("_after", "_followed", "_grace", "_log", "replayed")
+    __slots__ = ("_after", "_followed", "_grace", "_log", "named", "replayed")
 
     def __init__(self, followed: Followed, after: int, *, grace: bool, replayed: bool = True) -> None:
         self.replayed = replayed
+        self.named = True
         self._followed = followed
         self._log = followed.log
         self._after = after
@@ -164,7 +170,7 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._followed.detach(grace=self._grace)
+        await self._followed.detach(grace=self._grace and self.named)
 
     def __aiter__(self) -> Self:
         return self

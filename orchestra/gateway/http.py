@@ -150,7 +150,8 @@ async def chat_v1(request: Request) -> HTTPResponse:
     "service and of its stores. With `stream` (or `Accept: text/event-stream`) the answer comes as server-sent events: "
     "`started`, then `delta` with a piece of its `text` each, then `done` with the `reply`, or `error`. Where "
     "streaming is switched off, or the turn ends before a piece came, the answer is the same as without. Who loses a "
-    "stream has the setting `resume_grace_seconds` to come back; who leaves without a stream ends the turn."
+    "stream has the setting `resume_grace_seconds` to come back; who leaves without a stream, or before it began and "
+    f"without an `{KEY_HEADER}`, ends the turn."
 )
 async def chat_v2(request: Request) -> HTTPResponse | None:
     """Answer one turn of a client of version 2."""
@@ -194,6 +195,7 @@ async def _begun(request: Request, asked: ChatRequest, *, stream: bool) -> tuple
         trace=request.ctx.trace,
         seconds_max=timeout_seconds(request.headers),
     )
+    watch.named = key is not None  # else with its first event
     if watch.replayed:
         headers[REPLAYED_HEADER] = "true"
     return watch, headers

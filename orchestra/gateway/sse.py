@@ -11,7 +11,8 @@ Every event has an `id`, ``<session_id>/<turn_id>/<seq>``, which is where a clie
 Status and headers wait for the first piece, the first keep-alive or the turn's end, whichever comes first: a turn that
 is refused is an ordinary problem, and one that is answered whole, as where the level allows no streaming, is ordinary
 JSON. Who resumes is in a stream already: it stands at once, and whatever comes is an event. A stream that ends with
-neither `done` nor `error` was cut off, and the turn goes on for the grace that its client has to resume.
+neither `done` nor `error` was cut off, and the turn goes on for the grace that its client has to resume. Who leaves
+before any of it went out knows no id: that ends the turn at once, unless the client named it by a key.
 
 Nothing is queued for a slow reader: it reads the log when it can. One that takes nothing for Sanic's RESPONSE_TIMEOUT
 is let go.
@@ -114,6 +115,7 @@ async def _stream(
     response = await request.respond(headers={**HEADERS, **headers}, content_type=EVENT_STREAM)
     while entry is None or (isinstance(entry, Entry) and not entry.ends):
         said = KEEP_ALIVE if entry is None else event(watch, entry)
+        watch.named = watch.named or bool(held) or entry is not None  # an event's id goes out with it
         await response.send(held + said)  # waits while the socket is full
         held = b""
         entry = await _next(watch)

@@ -230,6 +230,24 @@ def test_a_client_that_cannot_resume_ends_the_turn_and_the_providers_call(visit:
     visit(story, script(1.0, "one", 19.0, "two", 19.0))
 
 
+def test_a_client_that_leaves_before_it_can_know_the_turn_ends_it_at_once(visit: Any) -> None:
+    """It has seen no event, so no id, and it named no key: nobody can ever resume. A keep-alive has the first id."""
+
+    async def story(client: Any) -> None:
+        for after, key, lives in ((0.5, None, False), (14.9, None, False), (0.5, "k-1", True), (15.1, None, True)):
+            client.events.clear()
+            answer = await leaving(client, after, **({"Idempotency-Key": key} if key else {}))
+            assert (b"id: " in answer.body) == (after > 15)
+            await asyncio.sleep(9.98)
+            assert (client.provider.running, len(client.told(TurnFinished))) == ((1, 0) if lives else (0, 1))
+            await asyncio.sleep(0.04)
+            assert client.provider.running == 0
+            (finished,) = client.told(TurnFinished)
+            assert (finished.outcome, finished.error) == ("failed", "cancelled")
+
+    visit(story, script(39.0, "one"), guards={"unified": PATIENT}, resume_grace_seconds=10.0)
+
+
 @pytest.mark.parametrize("grace", [10.0, 0.0])
 def test_a_client_that_does_not_come_back_ends_the_turn_after_its_grace(visit: Any, grace: float) -> None:
     """To the moment: the provider's call stands until the grace is over, and is closed then."""
@@ -237,7 +255,7 @@ def test_a_client_that_does_not_come_back_ends_the_turn_after_its_grace(visit: A
     async def story(client: Any) -> None:
         for after in LEAVES.values():
             client.events.clear()
-            await leaving(client, after)
+            await leaving(client, after, **{"Idempotency-Key": f"k-{after}"})
             if grace:
                 await asyncio.sleep(grace - 0.01)
                 assert client.provider.running == 1
