@@ -122,11 +122,6 @@ def test_where_no_service_answers_the_cure_is_said() -> None:
 
 
 def test_control_characters_of_an_answer_do_not_reach_a_terminal(restartable) -> None:
-    with sitting(restartable.url) as typist:
-        typist.reads("> ")
-        typist.types("show say:" + "colours\n")
-        typist.reads("one colours")
-        typist.reads("> ")
     answered = piped(restartable.url, f"say:{EVIL}")
     assert answered.stdout.decode() == f"one {EVIL}\n"  # to the letter, where it is no terminal
     with sitting(restartable.url, f"say:{EVIL}") as typist:
@@ -183,8 +178,3 @@ def test_a_conversation_goes_on_after_a_restart_of_the_service(restartable) -> N
             starting.join()
         typist.types(CTRL_D)
         assert typist.left() == 0
-
-
-def test_the_command_explains_itself() -> None:
-    shown = subprocess.run((*CHAT[:-1], "--help"), capture_output=True, timeout=60, check=True).stdout.decode()
-    assert "Talk to a running service" in shown

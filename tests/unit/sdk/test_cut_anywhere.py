@@ -18,7 +18,7 @@ from sim import asgi
 
 WORDS = ("One ", "two ", "three, ", "vier 🌊 ", "five.")
 ONCE = [[place] for place in range(17)]
-PAIRS = [list(pair) for pair in product(range(8), repeat=2)]
+PAIRS = [list(pair) for pair in product(range(6), repeat=2)]
 BATCHES = st.lists(st.lists(st.integers(0, 16), min_size=2, max_size=6), min_size=25, max_size=25)
 """Many in one world, which takes a moment to make."""
 
