@@ -100,7 +100,11 @@ class Accepted(Struct, frozen=True, tag="accepted"):
 
 
 class Started(Struct, frozen=True, tag="started"):
-    """A turn begins: somebody in the session said `message`. Text that came before of the same turn is void."""
+    """A turn begins: somebody in the session said `message`. Text that came before of the same turn is void.
+
+    While the level switches `collaboration` off, turns that others begin are not shown, neither this nor what follows
+    it, unless they are resumed. They are in the history.
+    """
 
     session_id: str
     turn_id: str

@@ -76,7 +76,9 @@ _DESCRIPTION = f"""\
 Frames are JSON objects in text messages of at most {limits.REQUEST_BYTES_MAX} bytes, told apart by `type`. Connect,
 wait for `ready` (what you send before it waits its turn, in order), then send `message`s, of which
 {limits.TURNS_PER_CONNECTION_MAX} of one connection may wait for their answers at once. Everybody in a session sees its
-turns, each once and in order, while the level leaves collaboration on. A wrong frame is answered with an `error` frame.
+turns, each once and in order. While the level switches `collaboration` off, you see of the turns that begin your own
+and those that you `resume`; others stay unseen to their end, and are in `GET /chat/v2/sessions/{{id}}`. A wrong frame
+is answered with an `error` frame.
 More than {limits.FRAMES_BURST_MAX} frames at once, or {limits.FRAMES_PER_SECOND_MAX:g} a second for longer, close the
 connection.
 

@@ -282,6 +282,50 @@ def test_where_the_level_has_no_collaboration_each_client_sees_its_own_turns(vis
     visit(story, answers)
 
 
+def test_collaboration_goes_and_comes_back_with_the_level_turn_by_turn(visit, talking):
+    async def story(client):
+        degradation = await client.resolve(Degradation)
+        whole = [("started", 1), ("delta", 2), ("delta", 3), ("delta", 4), ("done", 5)]
+        async with talking(client, "anna") as anna, talking(client, "ben") as ben:
+            await anna.hear()
+            await ben.hear()
+
+            # one that was shown from its beginning is shown to its end
+            anna.say("message", id="m1", message="First")
+            assert numbered([await ben.hear(), await ben.hear()]) == whole[:2]
+            degradation.latch(Level.LIMITED, "a test")
+            assert numbered(await ben.until("done")) == ["level", *whole[2:]]
+            await anna.until("done")
+
+            # one that begins now is not, but for who asked, and who resumes it
+            anna.say("message", id="m2", message="Second")
+            turn_id = (await anna.until("accepted"))[-1]["turn_id"]
+            await anna.until("delta")
+            ben.say("message", id="m3", message="My own")
+            ben.say("resume", turn_id=turn_id, after=1)
+            heard = await ben.until("done") + await ben.until("done")
+            own = next(each["turn_id"] for each in heard if each["type"] == "accepted")
+            assert numbered([each for each in heard if each.get("turn_id") == turn_id]) == whole[1:]
+            assert numbered([each for each in heard if each.get("turn_id") == own]) == ["accepted", *whole]
+            assert len(heard) == len(whole) - 1 + 1 + len(whole)
+            assert numbered(await anna.until("done")) == whole[2:]  # and nothing of ben's
+
+            # one that began unseen stays so, and the next is seen again
+            anna.say("message", id="m4", message="Fourth")
+            await anna.until("delta")
+            degradation.latch(Level.NORMAL, "a test")
+            await anna.until("done")
+            anna.say("message", id="m5", message="Fifth")
+            await anna.until("done")
+            heard = await ben.until("done")
+            assert numbered(heard) == ["level", *whole]
+            assert heard[1]["message"] == "Fifth"
+        history = json.loads((await client.ask("GET", "/chat/v2/sessions/lake")).body)["turns"]
+        assert [turn["message"] for turn in history] == ["First", "Second", "My own", "Fourth", "Fifth"]
+
+    visit(story, answers)
+
+
 # --- what is wrong
 
 
