@@ -53,18 +53,25 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def model() -> Iterator[Model]:
+def shared_model() -> Iterator[Model]:
     model = Model()
     yield model
     model.close()
 
 
+@pytest.fixture
+def model(shared_model: Model) -> Model:
+    """The model that the service asks, without what other tests left of it."""
+    shared_model.forget()
+    return shared_model
+
+
 @pytest.fixture(scope="session")
 def stand(
-    chromium: str, stores: EmbeddedStores, model: Model, tmp_path_factory: pytest.TempPathFactory
+    chromium: str, stores: EmbeddedStores, shared_model: Model, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stand]:
     """The service that all tests of the page share."""
-    stand = Stand(tmp_path_factory.mktemp("stand"), environ_of(stores, model))
+    stand = Stand(tmp_path_factory.mktemp("stand"), environ_of(stores, shared_model))
     yield stand
     stand.stop()
 
@@ -150,3 +157,20 @@ def ask() -> Callable[[Page, str], Locator]:
         return turns.nth(number)
 
     return asked
+
+
+@pytest.fixture
+def announced() -> Callable[[Page], None]:
+    """Have a page write down what its live region says, into `window.announced`."""
+
+    def see(page: Page) -> None:
+        page.evaluate(
+            """() => {
+                window.announced = [];
+                const region = document.getElementById('announcer');
+                const see = () => window.announced.push(region.textContent);
+                new MutationObserver(see).observe(region, { childList: true });
+            }"""
+        )
+
+    return see

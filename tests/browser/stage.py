@@ -70,6 +70,11 @@ class Model:
         """End that answer."""
         self._pieces.put(None)
 
+    def forget(self) -> None:
+        """End what is waited for, and forget what was asked and aborted."""
+        self.end()
+        self.asked, self.aborted = queue.Queue(), queue.Queue()
+
     def close(self) -> None:
         self.end()
         self._server.shutdown()

@@ -70,17 +70,6 @@ def focused(page: Page) -> str:
     )
 
 
-def announced(page: Page) -> None:
-    """Write down what the live regions say."""
-    page.evaluate(
-        """() => {
-            window.announced = [];
-            const see = () => window.announced.push(document.getElementById('announcer').textContent);
-            new MutationObserver(see).observe(document.getElementById('announcer'), { childList: true });
-        }"""
-    )
-
-
 def test_every_control_has_a_name_and_the_page_its_landmarks(page, ask, model):
     expect(ask(page, "# A heading\n\n[a link](https://example.org)")).to_have_attribute("data-state", "done")
     nodes = tree(page)
@@ -166,7 +155,7 @@ def test_the_focus_can_be_seen_wherever_it_is(page, ask):
     assert {"Send", "Conversations", "New conversation", "main", "message", "Copy the answer"} <= seen
 
 
-def test_an_answer_is_announced_once_and_not_word_by_word(page, ask, model):
+def test_an_answer_is_announced_once_and_not_word_by_word(page, ask, model, announced):
     expect(ask(page, "hello")).to_have_attribute("data-state", "done")
     announced(page)
     turn = ask(page, "wait: to be read out")
@@ -181,16 +170,6 @@ def test_an_answer_is_announced_once_and_not_word_by_word(page, ask, model):
     said = page.evaluate("window.announced")
     assert [each.strip() for each in said] == ["Answering", words]
     assert page.locator("#turns").evaluate("e => e.closest('[aria-live]')") is None
-
-
-def test_the_state_of_the_connection_is_announced_but_not_its_countdown(page, stand):
-    announced(page)
-    stand.stop()
-    expect(page.locator("#status")).to_contain_text("reconnecting in")
-    stand.start()
-    page.wait_for_selector("body[data-link=ready]")
-    assert page.evaluate("window.announced") == ["Connection lost, reconnecting", "Connected"]
-    assert page.locator("#status").evaluate("e => e.closest('[aria-live], [role=status]')") is None
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(new_context, chat, ask):

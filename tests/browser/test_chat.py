@@ -86,18 +86,24 @@ def test_an_answer_that_is_stopped_ends_at_the_model_and_is_not_kept(page, model
     assert len(history(stand, page)) == 2
 
 
-def test_a_message_waits_for_a_service_that_restarts(page, ask, stand):
+def test_a_message_waits_for_a_service_that_restarts(page, ask, stand, announced):
     state(ask(page, FIRST), "done")
+    announced(page)
     stand.stop()
-    expect(page.locator("#status")).to_contain_text("Connection lost: reconnecting in")
+    status = page.locator("#status")
+    expect(status).to_contain_text("Connection lost: reconnecting in")
     expect(page.get_by_role("button", name="Reconnect now")).to_be_visible()
     turn = ask(page, "Are you there?")
     expect(turn.locator(".note")).to_have_text("Will be sent when there is a connection.")
     stand.start()
-    page.get_by_role("button", name="Reconnect now").or_(page.locator("body[data-link=ready]")).first.click()
     state(turn, "done")
-    expect(page.locator("#status")).to_be_empty()
+    expect(status).to_be_empty()
     assert history(stand, page) == [(FIRST, FIRST), ("Are you there?", "Are you there?")]
+    # whoever hears the page hears of the line once, not second by second
+    said = page.evaluate("window.announced")
+    assert said[0] == "Connection lost, reconnecting"
+    assert said.count("Connected") == said.count("Connection lost, reconnecting") == 1
+    assert status.evaluate("e => e.closest('[aria-live], [role=status]')") is None
 
 
 def test_an_answer_that_its_service_dies_with_is_begun_again_and_said_once(page, model, ask, stand):
@@ -143,6 +149,33 @@ def test_a_line_that_is_cut_is_taken_up_behind_the_last_piece(new_context, chat,
     assert [frame["type"] for frame in sent] == ["message", "resume"]
     assert sent[1]["after"] == 3  # `started` and two pieces
     assert history(stand, page) == [("wait: for the line", "one two three four")]
+
+
+def test_a_lost_line_is_tried_again_by_itself_and_at_once_by_hand(new_context):
+    """Time stands still here but where the test lets it go on."""
+    context = new_context()
+    sockets = []
+
+    def between(socket):
+        sockets.append(socket)
+        socket.connect_to_server()
+
+    context.route_web_socket("**/chat/ws/**", between)
+    page = context.new_page()
+    page.clock.install(time=0)
+    page.goto("/")
+    page.wait_for_selector("body[data-link=ready]")
+    page.clock.pause_at(60_000)
+    sockets[-1].close(code=4000, reason="cut")
+    expect(page.locator("#status")).to_have_text("Connection lost: reconnecting in 1 s.")
+    page.get_by_role("button", name="Reconnect now").click()
+    page.wait_for_selector("body[data-link=ready]")
+    assert len(sockets) == 2
+    sockets[-1].close(code=4000, reason="cut")
+    page.wait_for_selector("body[data-link=waiting]")
+    page.clock.run_for(1000)  # the longest that a second wait can be
+    page.wait_for_selector("body[data-link=ready]")
+    assert len(sockets) == 3
 
 
 def test_a_page_that_is_loaded_again_amid_an_answer_joins_it(page, model, ask, stand):

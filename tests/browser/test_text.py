@@ -5,8 +5,8 @@ import json
 import pytest
 from playwright.sync_api import Page, expect
 
-# Each is said by the user and, since the model echoes it, answered by the model as well.
-CORPUS = [
+# Said by the user and, since the model echoes it, by the model; a few at a time, each a block of its own.
+ATTACKS = [
     "<script>window.pwned = 1</script>",
     "<ScRiPt src=//evil.example/x.js></sCrIpT>",
     "<img src=x onerror=window.pwned=1>",
@@ -41,13 +41,16 @@ CORPUS = [
     "[<img src=x onerror=window.pwned=1>](https://evil.example)",
     "[a [b](https://evil.example/b)](https://evil.example/a)",
     "```html\n<script>window.pwned=1</script>\n```",
-    "~~~html\n</code></pre><script>window.pwned=1</script>",
     "`<script>window.pwned=1</script>` **<b onclick=window.pwned=1>x</b>**",
     "| <img src=x onerror=window.pwned=1> | b |\n| --- | --- |\n| [x](javascript:x) | <script>1</script> |",
     "# <img src=x onerror=window.pwned=1>\n> <svg/onload=window.pwned=1>\n\n- <script>window.pwned=1</script>",
     "{{constructor.constructor('window.pwned=1')()}} ${window.pwned=1} <%= window.pwned=1 %> #{window.pwned=1}",
     "__proto__ constructor toString \u202e\u2066right to left\u2069 \ufeff\u200b",
+    "~~~html\n</code></pre><script>window.pwned=1</script>",
 ]
+
+AT_ONCE = 4
+CORPUS = ["\n\n".join(ATTACKS[at : at + AT_ONCE]) for at in range(0, len(ATTACKS), AT_ONCE)]
 
 ELEMENTS = {
     *(
@@ -101,8 +104,7 @@ def test_a_corpus_of_attacks_stays_text(new_context, chat, ask):
         turn = ask(page, payload)
         expect(turn).to_have_attribute("data-state", "done")
         assert page.locator(".turn").count() == number + 1
-        assert turn.locator(".said").evaluate("e => e.textContent") == payload
-        assert turn.locator(".said *").count() == 0
+        assert turn.locator(".said").evaluate("e => [e.textContent, e.childElementCount]") == [payload, 0]
     answers = page.locator(".turn .text")
     for payload, answer in zip(CORPUS, answers.all(), strict=True):
         shown = answer.evaluate("e => e.textContent")
@@ -114,15 +116,14 @@ def test_a_corpus_of_attacks_stays_text(new_context, chat, ask):
         if each["name"] == "A":
             assert each["href"].startswith(("http://", "https://", "mailto:")), each
             assert each["rel"] == "noopener noreferrer", each
-    for every in page.locator("#turns a").all():
-        assert every.evaluate("e => e.target") == "_blank"
     no_script_ran(page)
     page.reload()  # as history, the same
-    expect(page.locator(".turn")).to_have_count(20)
+    expect(page.locator(".turn")).to_have_count(len(CORPUS))
     assert {each["name"] for each in page.evaluate(SEEN)} <= ELEMENTS
-    page.get_by_role("button", name="Conversations").click()  # the first message is a title now
-    expect(page.get_by_role("link", name=CORPUS[0])).to_be_visible()
-    assert page.title() == f"{CORPUS[0]} · AI Orchestra"
+    title = CORPUS[0][:80]  # the first message's beginning
+    assert page.title() == f"{title.replace(chr(10), ' ').replace('  ', ' ')} · AI Orchestra"
+    page.get_by_role("button", name="Conversations").click()
+    expect(page.get_by_role("navigation", name="Earlier conversations").get_by_role("link")).to_have_text(title)
     no_script_ran(page)
 
 
@@ -210,7 +211,7 @@ def test_markdown_that_grows_is_what_it_would_be_whole(markdown):
 
 @pytest.mark.parametrize(
     "piece",
-    ["[", "*a ", "**", "_", "`", "``a", "~~", "<", "![", "[a](", "> ", "- ", "| a ", "\\", "https://", "*a* **b "],
+    ["[", "*a ", "**", "_", "`", "``a", "~~", "<", "[a](", "> ", "- ", "| a ", "\\", "https://", "*a* **b "],
 )
 def test_markdown_that_is_meant_to_be_slow_is_not(markdown, piece):
     """Each takes minutes where a search begins anew at every character; the limit of the page's answer is ours."""
