@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_the_examples_do_what_the_text_around_them_says(outputs: list[str]) -> N
     names = [line.removeprefix("event: ") for line in streamed.splitlines() if line.startswith("event: ")]
     assert (names[0], names[-1]) == ("started", "done")
     assert "delta" in names
+
+
+def test_the_sdk_does_what_the_examples_show(service: LiveService) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    script = "\n".join(block for block in blocks if "chat" in block).replace(DEFAULT, service.url)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("I have noted") == 3
 
 
 def test_the_readme_opens_with_its_two_commands() -> None:
