@@ -95,7 +95,6 @@ function lost(/** @type {Conversation} */ current) {
 function refuse(/** @type {string} */ reason) {
   why = reason;
   link?.close();
-  if (!conversation.turns.length) earlier();
 }
 
 /** Name the conversation by how it began, and keep it among those of this browser. */
