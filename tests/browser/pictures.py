@@ -16,7 +16,7 @@ from tests.browser.stage import ARGUMENTS, Model, Stand, environ_of, find_chromi
 FOLDER = Path("docs/pictures")
 DESKTOP = {"viewport": {"width": 1000, "height": 640}, "device_scale_factor": 1.5}
 PHONE = {
-    "viewport": {"width": 390, "height": 740},
+    "viewport": {"width": 390, "height": 770},
     "device_scale_factor": 1.5,
     "is_mobile": True,
     "has_touch": True,
