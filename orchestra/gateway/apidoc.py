@@ -1,6 +1,7 @@
 """The OpenAPI document: what the routes take and give, read off the very structs that the code decodes and encodes."""
 
 from collections.abc import Callable, Coroutine, Iterable
+from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args
 
@@ -86,9 +87,15 @@ def describe(app: Sanic[Any, Any], models: Iterable[type]) -> None:
         description="A chat orchestrator that can be rehearsed. Errors are problem details (RFC 9457).",
     )
     app.ext.openapi.add_security_scheme(OPERATOR, "http", scheme="bearer", description="The setting operator_key.")
-    _, schemas = msgspec.json.schema_components((Problem, *models), ref_template=_REF)
-    for name, schema in schemas.items():
-        app.ext.openapi.add_component("schemas", name, _as_openapi_3_0(schema))
+    for name, schema in _schemas((Problem, *models)).items():
+        app.ext.openapi.add_component("schemas", name, schema)
+
+
+@cache
+def _schemas(models: tuple[type, ...]) -> dict[str, Any]:
+    """Return the schemas of `models` and what they hold, which no app of the process changes."""
+    _, schemas = msgspec.json.schema_components(models, ref_template=_REF)
+    return {name: _as_openapi_3_0(schema) for name, schema in schemas.items()}
 
 
 def _as_openapi_3_0(schema: Any) -> Any:

@@ -10,15 +10,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from sanic import HTTPResponse, Request, Sanic
+from sanic import HTTPResponse, Request, Sanic, exceptions
 from sanic.config import Config
 from sanic.handlers import ErrorHandler
-from sanic.response import BaseHTTPResponse
+from sanic.response import BaseHTTPResponse, empty
 
 from orchestra import limits
 from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.config import Settings
 from orchestra.container import DIContainer
+from orchestra.errors import MethodNotAllowed
 from orchestra.events import Lifecycle
 from orchestra.gateway import (
     apidoc,
@@ -37,6 +38,7 @@ from orchestra.gateway import (
 from orchestra.gateway.openai_errors import error_response
 from orchestra.gateway.passage import error_of, identify, tell_finished
 from orchestra.gateway.problems import problem_response
+from orchestra.gateway.routes import allowed_methods
 from orchestra.ports import Ports
 from orchestra.resilience.monitor import HealthMonitor
 
@@ -91,7 +93,10 @@ def _configure(app: App, settings: Settings) -> None:
     app.config.update(
         ACCESS_LOG=False,  # RequestFinished tells more, through the one hook
         FALLBACK_ERROR_FORMAT="json",
+        CORS=False,  # no other origin is allowed anything, which needs no header
         GRACEFUL_SHUTDOWN_TIMEOUT=settings.shutdown_seconds_max,
+        HTTP_AUTO_HEAD=False,  # see `routes`
+        HTTP_AUTO_OPTIONS=False,
         MOTD=False,
         OAS_UI_DEFAULT="swagger",
         REQUEST_MAX_SIZE=limits.REQUEST_BYTES_MAX,
@@ -149,9 +154,19 @@ class ProblemHandler(ErrorHandler):
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """Answer `exception`."""
         identify(request)
-        error = error_of(request, exception)
-        if request.path.startswith(openai.PREFIX):
-            return error_response(error)
-        if versions.speaks_v1(request):
-            return versions.error_response(request, error)
-        return problem_response(error, request.ctx.correlation_id)
+        if not isinstance(exception, exceptions.MethodNotAllowed):
+            return _answer(request, exception)
+        allowed = allowed_methods(request)
+        error = MethodNotAllowed(f"this path has no such method: use {allowed}")
+        response = empty() if request.method == "OPTIONS" else _answer(request, error)
+        response.headers["Allow"] = allowed  # RFC 9110, 15.5.6
+        return response
+
+
+def _answer(request: Request, exception: Exception) -> HTTPResponse:
+    error = error_of(request, exception)
+    if request.path.startswith(openai.PREFIX):
+        return error_response(error)
+    if versions.speaks_v1(request):
+        return versions.error_response(request, error)
+    return problem_response(error, request.ctx.correlation_id)

@@ -3,6 +3,7 @@
 Source: AsyncAPI 3.0.0. What it calls `receive` is what the service receives.
 """
 
+from functools import cache
 from typing import Any, get_args
 
 import msgspec
@@ -29,6 +30,7 @@ from orchestra.frames import (
     ServerFrame,
     Started,
 )
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import JSON_TYPE
 from orchestra.model import ChatReply, Turn, Usage
 
@@ -90,13 +92,18 @@ a problem (RFC 9457): a wrong id (400), too many connections (503, with Retry-Af
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the document to `app`."""
-    encoded = msgspec.json.format(msgspec.json.encode(document()), indent=2)
+    add_route(app, asyncapi, PATH)
 
-    @openapi.summary("The WebSocket's frames, as AsyncAPI 3.0 describes them")
-    async def asyncapi(_: Request) -> HTTPResponse:
-        return HTTPResponse(encoded, content_type=JSON_TYPE)
 
-    app.add_route(asyncapi, PATH, methods=["GET"])
+@openapi.summary("The WebSocket's frames, as AsyncAPI 3.0 describes them")
+async def asyncapi(_: Request) -> HTTPResponse:
+    """Return the document."""
+    return HTTPResponse(_encoded(), content_type=JSON_TYPE)
+
+
+@cache
+def _encoded() -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document()), indent=2)
 
 
 def document() -> dict[str, Any]:

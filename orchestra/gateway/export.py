@@ -22,6 +22,7 @@ from orchestra.gateway.history import Reading, validate_session_id
 from orchestra.gateway.parameters import choice, refuse_unknown
 from orchestra.gateway.passage import error_of, tell_finished
 from orchestra.gateway.problems import ClientGone
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import NO_STORE
 from orchestra.model import ConversationHead
 from orchestra.ports import Ports
@@ -37,7 +38,7 @@ DOCUMENTED = (Transcript,)
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the route to `app`."""
-    app.add_route(export, "/chat/v2/sessions/<session_id:str>/export", methods=["GET"])
+    add_route(app, export, "/chat/v2/sessions/<session_id:str>/export")
 
 
 @apidoc.route(Transcript, "The conversation, as a file", also=MARKDOWN.media_type)

@@ -34,6 +34,7 @@ from orchestra.gateway.parameters import (
     wants_events,
 )
 from orchestra.gateway.problems import CONTENT_TYPE, Problem
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.versions import (
     V1,
     V2,
@@ -56,9 +57,9 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the chat routes to `app`."""
-    app.add_route(chat, "/chat", methods=["POST"])
-    app.add_route(chat_v1, "/chat/v1/chat", methods=["POST"])
-    app.add_route(chat_v2, V2_PATH, methods=["POST"])
+    add_route(app, chat, "/chat", "POST")
+    add_route(app, chat_v1, "/chat/v1/chat", "POST")
+    add_route(app, chat_v2, V2_PATH, "POST")
     turns.add_routes(app)
 
 

@@ -41,6 +41,7 @@ from orchestra.gateway.parameters import (
 )
 from orchestra.gateway.passage import tell_finished
 from orchestra.gateway.problems import ClientGone
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS
 from orchestra.gateway.wire import JSON_TYPE, NO_STORE, decoded, json_response
 
@@ -81,9 +82,9 @@ _FAILS = (JSON_TYPE, ErrorBody)
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the routes to `app`."""
-    app.add_route(chat_completions, f"{PREFIX}chat/completions", methods=["POST"])
-    app.add_route(models, f"{PREFIX}models", methods=["GET"])
-    app.add_route(model, f"{PREFIX}models/<name:path>", methods=["GET"])
+    add_route(app, chat_completions, f"{PREFIX}chat/completions", "POST")
+    add_route(app, models, f"{PREFIX}models")
+    add_route(app, model, f"{PREFIX}models/<name:path>")
 
 
 @apidoc.route(ModelList, "The models", fails=_FAILS)

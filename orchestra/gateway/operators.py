@@ -14,6 +14,7 @@ from sanic_ext import openapi
 from orchestra.config import Settings
 from orchestra.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from orchestra.gateway import apidoc
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.status import unix
 from orchestra.gateway.wire import NO_STORE, decoded, json_response
 from orchestra.ports import Clock
@@ -63,9 +64,9 @@ DOCUMENTED = (Overview, LevelOrder, BreakerOrder, Ordered)
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the operators' routes to `app`."""
-    app.add_route(overview, "/operator", methods=["GET"])
-    app.add_route(order_level, "/operator/level", methods=["POST"])
-    app.add_route(order_breaker, "/operator/breakers/<name:str>", methods=["POST"])
+    add_route(app, overview, "/operator")
+    add_route(app, order_level, "/operator/level", "POST")
+    add_route(app, order_breaker, "/operator/breakers/<name:str>", "POST")
 
 
 @apidoc.route(Overview, "What this worker knows; all times are Unix seconds", operator=True)

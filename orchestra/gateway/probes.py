@@ -9,14 +9,15 @@ from sanic_ext import openapi
 
 from orchestra.chat.stores import StoreCalls
 from orchestra.errors import OrchestraError, StoreUnavailable
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import json_response
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the probes to `app`."""
-    app.add_route(livez, "/livez", methods=["GET", "HEAD"])
-    app.add_route(readyz, "/readyz", methods=["GET", "HEAD"])
-    app.add_route(metrics, "/metrics", methods=["GET"])
+    add_route(app, livez, "/livez")
+    add_route(app, readyz, "/readyz")
+    add_route(app, metrics, "/metrics")
 
 
 @openapi.summary("Is the process alive?")

@@ -11,7 +11,6 @@ from sanic.exceptions import SanicException
 from orchestra import limits
 from orchestra.errors import (
     InvalidRequest,
-    MethodNotAllowed,
     NotFound,
     OrchestraError,
     Overloaded,
@@ -97,18 +96,12 @@ def translated(error: BaseException) -> OrchestraError | None:
     return None
 
 
-def _method_not_allowed(error: SanicException) -> OrchestraError:
-    allowed = ", ".join(sorted(each.strip() for each in str(error.headers.get("Allow", "another one")).split(",")))
-    return MethodNotAllowed(f"this path has no such method: use {allowed}")
-
-
 def _client_error(error: SanicException) -> OrchestraError | None:
     return InvalidRequest(f"the request is refused: {error}") if error.status_code < 500 else None
 
 
 _TRANSLATIONS: tuple[tuple[type[SanicException], Callable[[SanicException], OrchestraError | None]], ...] = (
     (exceptions.NotFound, lambda _: NotFound("there is no such path: see /docs for those that exist")),
-    (exceptions.MethodNotAllowed, _method_not_allowed),
     (
         exceptions.PayloadTooLarge,
         lambda _: PayloadTooLarge(

@@ -30,6 +30,7 @@ from orchestra.gateway.history import (
     validate_session_id,
 )
 from orchestra.gateway.parameters import refuse_unknown, whole_number
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import NO_STORE, decoded, json_response
 from orchestra.model import Profile, Turn
 from orchestra.ports import Ports
@@ -146,10 +147,10 @@ DOCUMENTED = (History, SessionStatus, NewSession, ProfilePatch)
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the routes to `app`."""
-    app.add_route(create, PATH, methods=["POST"])
-    app.add_route(read, ONE, methods=["GET"])
-    app.add_route(change, ONE, methods=["PATCH"])
-    app.add_route(delete, ONE, methods=["DELETE"])
+    add_route(app, create, PATH, "POST")
+    add_route(app, read, ONE)
+    add_route(app, change, ONE, "PATCH")
+    add_route(app, delete, ONE, "DELETE")
 
 
 @apidoc.route(SessionStatus, "The session was made: `Location` says where it is", status=201, takes=NewSession)
@@ -271,6 +272,7 @@ async def delete(request: Request, session_id: str) -> HTTPResponse:
                 await turns.cancel(session_id, each.turn_id)
         async with sessions.exclusive(session_id):  # when the cancelled have ended
             await sessions.delete(session_id, None, request.ctx.correlation_id)
+        turns.deleted(session_id)
     return HTTPResponse(status=204, headers=NO_STORE)
 
 

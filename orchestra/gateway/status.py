@@ -8,6 +8,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra.gateway import apidoc
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import NO_STORE, json_response
 from orchestra.ports import Clock
 from orchestra.resilience.degradation import Degradation
@@ -36,7 +37,7 @@ DOCUMENTED = (Status,)
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the route to `app`."""
-    app.add_route(status, "/status", methods=["GET"])
+    add_route(app, status, "/status")
 
 
 @apidoc.route(Status, "The level")

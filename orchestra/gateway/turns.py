@@ -20,6 +20,7 @@ from orchestra.gateway.parameters import (
     resumed_place,
     whole_number,
 )
+from orchestra.gateway.routes import add_route
 from orchestra.security.validation import validate_id
 
 DOCUMENTED = (frames.Started, frames.DeltaFrame, frames.Done, frames.ErrorFrame)
@@ -28,8 +29,8 @@ PATH = "/chat/v2/sessions/<session_id:str>/turns/<turn_id:str>"
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add the routes to `app`."""
-    app.add_route(events, f"{PATH}/events", methods=["GET"])
-    app.add_route(cancel, PATH, methods=["DELETE"])
+    add_route(app, events, f"{PATH}/events")
+    add_route(app, cancel, PATH, "DELETE")
 
 
 @apidoc.route(None, "The turn's events", also=EVENT_STREAM)

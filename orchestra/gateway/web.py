@@ -12,6 +12,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra.errors import NotFound
+from orchestra.gateway.routes import add_route
 
 FOLDER = Path(__file__).parent / "web"
 PAGE = "index.html"
@@ -79,8 +80,8 @@ def add_routes(app: Sanic[Any, Any]) -> None:
             raise NotFound("the page has no such file: load the page again, at /")
         return _answer(request, files[name])
 
-    app.add_route(web_page, "/", methods=["GET", "HEAD"])
-    app.add_route(web_file, "/web/<name:str>", methods=["GET", "HEAD"])
+    add_route(app, web_page, "/")
+    add_route(app, web_file, "/web/<name:str>")
 
 
 def _answer(request: Request, file: WebFile) -> HTTPResponse:

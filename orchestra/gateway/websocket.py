@@ -20,6 +20,7 @@ from orchestra.errors import Overloaded
 from orchestra.events import ConnectionClosed, ConnectionOpened
 from orchestra.frames import Cancel, ClientFrame, Resume, SendMessage
 from orchestra.gateway import wire
+from orchestra.gateway.routes import add_route
 from orchestra.gateway.sockets import accepted
 from orchestra.security.validation import validate_id
 
@@ -45,7 +46,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     It is an ordinary one that takes the connection over, for Sanic accepts a WebSocket route's before it is asked.
     """
     app.enable_websocket()
-    app.add_route(connect, PATH, methods=["GET"])
+    add_route(app, connect, PATH)
 
 
 async def connect(request: Request, client_id: str, session_id: str) -> HTTPResponse | None:
