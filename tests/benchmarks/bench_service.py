@@ -22,6 +22,7 @@ import psutil
 
 from chaos.processes import free_port
 from orchestra.adapters.embedded import EmbeddedStores, start
+from orchestra.gateway.workers import listening, run_one
 
 SECONDS = 3.0
 ROUNDS = 3
@@ -94,9 +95,16 @@ def orchestra_app(database_url: str, redis_url: str, pieces: Sequence[str] = (RE
 
 def serve(kind: str, port: int, database_url: str, redis_url: str) -> None:
     """Serve one of the two apps; this is what the server processes run."""
+    if kind == "bare":
+        serve_bare(bare_app(database_url, redis_url), port)
+    else:
+        run_one(lambda: orchestra_app(database_url, redis_url), listening("127.0.0.1", port))
+
+
+def serve_bare(app: Any, port: int) -> None:
+    """Serve an app as Sanic itself does; ours is served as in production."""
     from sanic import Sanic
 
-    app = {"bare": bare_app, "orchestra": orchestra_app}[kind](database_url, redis_url)
     app.prepare(host="127.0.0.1", port=port, single_process=True, motd=False, access_log=False)
     Sanic.serve_single(primary=app)
 

@@ -22,7 +22,8 @@ import psutil
 
 from chaos.processes import free_port
 from orchestra.adapters.embedded import EmbeddedStores, start
-from tests.benchmarks.bench_service import orchestra_app
+from orchestra.gateway.workers import listening, run_one
+from tests.benchmarks.bench_service import orchestra_app, serve_bare
 
 IDLE = 5_000
 BUSY = 100
@@ -53,11 +54,10 @@ def bare_app() -> Any:
 
 def serve(kind: str, port: int, database_url: str, redis_url: str) -> None:
     """Serve one of the two apps; this is what the server processes run."""
-    from sanic import Sanic
-
-    app = bare_app() if kind == "bare" else orchestra_app(database_url, redis_url, ANSWER.split(" "))
-    app.prepare(host="127.0.0.1", port=port, single_process=True, motd=False, access_log=False)
-    Sanic.serve_single(primary=app)
+    if kind == "bare":
+        serve_bare(bare_app(), port)
+    else:
+        run_one(lambda: orchestra_app(database_url, redis_url, ANSWER.split(" ")), listening("127.0.0.1", port))
 
 
 @dataclass
