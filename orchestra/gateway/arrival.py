@@ -8,14 +8,11 @@ Source: RFC 9110, section 15.5.9; the attack is Slowloris (RSnake, 2009) and its
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncIterator
 
 from sanic.exceptions import RequestTimeout
 from sanic.http import Http, Stage
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
-
-T = TypeVar("T")
 
 
 class TimedHttp(Http):
@@ -23,16 +20,20 @@ class TimedHttp(Http):
 
     __slots__ = ("_arrives_by",)  # Sanic's metaclass makes every class of it slotted
 
+    def __init__(self, protocol: "TimedProtocol") -> None:
+        super().__init__(protocol)  # type: ignore[no-untyped-call]
+        self._receive_more = self._receive_in_time  # what Sanic waits for bytes by, wherever it does
+
     async def http1_request_header(self) -> None:
         """Receive and parse the header, which starts with its first byte in the buffer."""
         self._arrives_by = asyncio.get_running_loop().time() + self.protocol.request_timeout
-        await self._in_time(super().http1_request_header())  # type: ignore[no-untyped-call]
+        await super().http1_request_header()  # type: ignore[no-untyped-call]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the body's pieces."""
         while self.request_body:
             try:
-                data = await self._in_time(self.read())
+                data = await self.read()
             except RequestTimeout:
                 self.request_body = None  # what is left of it is not waited for
                 self.keep_alive = False
@@ -42,10 +43,14 @@ class TimedHttp(Http):
             if data:
                 yield data
 
-    async def _in_time(self, arriving: Awaitable[T]) -> T:
+    async def _receive_in_time(self) -> None:
+        """Wait for more bytes; between two requests, for as long as Sanic's own timeout allows."""
+        if self.stage is Stage.IDLE and not self.request_body:
+            await self.protocol.receive_more()  # type: ignore[no-untyped-call]
+            return
         try:
             async with asyncio.timeout_at(self._arrives_by):
-                return await arriving
+                await self.protocol.receive_more()  # type: ignore[no-untyped-call]
         except TimeoutError:
             raise RequestTimeout("Request Timeout") from None
 
