@@ -113,21 +113,46 @@ class Logs:
 
 def level_of(event: Event) -> Level:
     """Say how severe an event is: details are `debug`, what an operator may have to act on is `warning` or `error`."""
-    match event:
-        case TurnFinished(outcome="answered") | TurnFinished(error="cancelled") | Lifecycle():
-            return "info"
-        case CallRetried() | FellBack() | OperatorActed() | ConnectionClosed() | TurnResumed() | TurnAbandoned():
-            return "info"
-        case RequestFinished(status=status):
-            return "info" if status < 500 else "warning"
-        case TurnFinished() | BreakerChanged() | LevelChanged() | CallFinished(outcome="failure"):
-            return "warning"
-        case StoreFinished(error=error):
-            return "warning" if error else "debug"
-        case UnexpectedError():
-            return "error"
-        case TurnStarted() | CallFinished() | CallHedged() | ConnectionOpened():
-            return "debug"
+    level = _LEVELS[type(event)]
+    return level if isinstance(level, str) else level(event)
+
+
+def _of_turn(event: TurnFinished) -> Level:
+    return "info" if event.outcome == "answered" or event.error == "cancelled" else "warning"
+
+
+def _of_request(event: RequestFinished) -> Level:
+    return "info" if event.status < 500 else "warning"
+
+
+def _of_call(event: CallFinished) -> Level:
+    return "warning" if event.outcome == "failure" else "debug"
+
+
+def _of_store(event: StoreFinished) -> Level:
+    return "warning" if event.error else "debug"
+
+
+# By type: to match a struct that is not of a pattern's class costs 0.25 us, and a turn has many events.
+_LEVELS: dict[type[Event], Level | Callable[[Any], Level]] = {
+    TurnStarted: "debug",
+    TurnFinished: _of_turn,
+    TurnResumed: "info",
+    TurnAbandoned: "info",
+    RequestFinished: _of_request,
+    CallFinished: _of_call,
+    CallRetried: "info",
+    CallHedged: "debug",
+    FellBack: "info",
+    StoreFinished: _of_store,
+    BreakerChanged: "warning",
+    LevelChanged: "warning",
+    OperatorActed: "info",
+    ConnectionOpened: "debug",
+    ConnectionClosed: "info",
+    UnexpectedError: "error",
+    Lifecycle: "info",
+}
 
 
 def _fields(event: Event) -> dict[str, Any]:
