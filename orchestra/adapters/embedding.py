@@ -14,6 +14,9 @@ TRIGRAM_WEIGHT = 0.3
 TERMS_REMEMBERED_MAX = 10_000
 """Terms whose hashes are kept: conversations use the same few thousand words again and again."""
 
+TEXTS_REMEMBERED_MAX = 100
+"""Texts whose vectors are kept: a turn's message is embedded to recall, and again to be remembered."""
+
 _WORD = re.compile(r"[^\W_]+")
 _STOP_WORDS = frozenset(
     """a about all also am an and any are as at be been but by can could d did do does don for from get had has have he
@@ -50,13 +53,18 @@ class HashingEmbedder:
 
     async def embed(self, text: str) -> tuple[float, ...]:
         """Return the unit vector of `text`, of `limits.EMBEDDING_DIMENSIONS` components."""
-        vector = [0.0] * limits.EMBEDDING_DIMENSIONS
-        for term in terms(text[: limits.MEMORY_CHARS_MAX]):
-            for component, weight in _weights(term):
-                vector[component] += weight
-        norm = math.hypot(*vector)
-        # Nothing to hash (or, in theory, all of it cancelled): a fixed unit vector, since every store wants one.
-        return tuple([each / norm for each in vector]) if norm else _EMPTY
+        return _embedded(text[: limits.MEMORY_CHARS_MAX])
+
+
+@lru_cache(TEXTS_REMEMBERED_MAX)
+def _embedded(text: str) -> tuple[float, ...]:
+    vector = [0.0] * limits.EMBEDDING_DIMENSIONS
+    for term in terms(text):
+        for component, weight in _weights(term):
+            vector[component] += weight
+    norm = math.hypot(*vector)
+    # Nothing to hash (or, in theory, all of it cancelled): a fixed unit vector, since every store wants one.
+    return tuple([each / norm for each in vector]) if norm else _EMPTY
 
 
 @lru_cache(TERMS_REMEMBERED_MAX)
