@@ -237,6 +237,7 @@ def run() -> Iterator[dict[str, Any]]:
     yield _result("busy_frames", round(frames[1]), "frames/s", f"{against} echo: {frames[0]:.0f} frames/s, {BUSY} busy")
     yield _result("busy_frames_ratio", round(frames[1] / frames[0], 2), "x", f"{against} echo (at least 0.6)")
     yield _result("busy_turns", round(answers[1]), "turns/s", f"{against} echo: {answers[0]:.0f} round trips/s")
+    yield _result("busy_turns_ratio", round(answers[1] / answers[0], 3), "x", f"{against} echo, which stores nothing")
     cpu = [each.cpu_seconds / each.frames * 1e6 for each in (bare, ours)]
     yield _result("busy_cpu_per_frame", round(cpu[1], 1), "us", f"{against} echo: {cpu[0]:.1f} us")
 
