@@ -10,7 +10,7 @@ told, also where nobody knows any more how far that one came: each run has `SEQS
 import asyncio
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import msgspec
 
@@ -24,11 +24,21 @@ ENTRY_BYTES = 400
 """What an entry takes beside its JSON, about."""
 
 
-class Entry(NamedTuple):
-    """One frame of a turn's log, and the JSON that it is sent as."""
+class Entry:
+    """One frame of a turn's log, and the JSON that it is sent as, which is made once it is asked for."""
 
-    frame: LogFrame
-    data: bytes
+    __slots__ = ("_data", "frame")
+
+    def __init__(self, frame: LogFrame, data: bytes | None = None) -> None:
+        self.frame = frame
+        self._data = data
+
+    @property
+    def data(self) -> bytes:
+        """Its JSON."""
+        if self._data is None:
+            self._data = msgspec.json.encode(self.frame)
+        return self._data
 
     @property
     def seq(self) -> int:
@@ -53,7 +63,7 @@ class TurnLog:
         The number before its first entry's.
     """
 
-    __slots__ = ("_waiting", "base", "entries", "error", "message", "session_id", "size_bytes", "told", "turn_id")
+    __slots__ = ("_waiting", "base", "entries", "error", "message", "session_id", "told", "turn_id")
 
     def __init__(self, session_id: str, turn_id: str, message: str | None, base: int = 0) -> None:
         self.session_id = session_id
@@ -63,7 +73,6 @@ class TurnLog:
         self.told = 0  # the highest number that there is known to be, where this is a copy
         self.entries: list[Entry] = []
         self.error: OrchestraError | None = None
-        self.size_bytes = 0
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
@@ -76,16 +85,20 @@ class TurnLog:
         """Whether nothing will be added any more."""
         return bool(self.entries) and self.entries[-1].ends
 
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of memory, about."""
+        return sum([len(entry.data) + ENTRY_BYTES for entry in self.entries])
+
     def add(self, frame: LogFrame) -> Entry:
         """Add `frame`, which has the next number."""
-        entry = Entry(frame, msgspec.json.encode(frame))
+        entry = Entry(frame)
         self.append(entry)
         return entry
 
     def append(self, entry: Entry) -> None:
         """Add an entry, and let who waits for one go on."""
         self.entries.append(entry)
-        self.size_bytes += len(entry.data) + ENTRY_BYTES
         if isinstance(entry.frame, ErrorFrame):
             self.error = self.error or error_of(entry.frame)
         elif isinstance(entry.frame, Started):
@@ -195,9 +208,11 @@ class Watch:
         OrchestraError
             What the turn failed with.
         """
-        async for entry in self:
-            if isinstance(entry.frame, Done):
-                return entry.frame.reply
+        while not self._log.ended:
+            await self._log.grown()
+        last = self._log.entries[-1].frame
+        if isinstance(last, Done):
+            return last.reply
         assert self._log.error is not None
         raise self._log.error
 

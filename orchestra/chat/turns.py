@@ -95,6 +95,11 @@ class _Asked:
     seconds_max: float | None
     given: Given | None
 
+    @property
+    def private(self) -> bool:
+        """Whether nobody can know of the turn before its whole reply, neither its id nor its session's."""
+        return not (self.keyed or self.grace or self.request.stream or self.request.session_id)
+
 
 class _Run(Followed):
     """A turn that runs here, and who follows it."""
@@ -462,8 +467,9 @@ class LiveTurns:
         run = _Run(log, asked, self._grace_seconds, lambda: session_id in self._listeners, self._abandoned)
         self._kept.drop(turn_id)
         self._runs[turn_id] = self._sessions.setdefault(session_id, {})[turn_id] = run
-        begun = msgspec.msgpack.encode(Begun(session_id, turn_id, self._relay.instance))
-        self._relay.begin(session_id, turn_id, session_address(session_id), begun)
+        if not asked.private:
+            begun = msgspec.msgpack.encode(Begun(session_id, turn_id, self._relay.instance))
+            self._relay.begin(session_id, turn_id, session_address(session_id), begun)
         self._add(run, Started(session_id, turn_id, log.seq + 1, asked.request.message, asked.client_id))
         run.task = asyncio.create_task(self._run(run))
         run.task.add_done_callback(lambda task: self._ended(run, task))
@@ -482,7 +488,7 @@ class LiveTurns:
             correlation_id=asked.correlation_id,
             trace=asked.trace,
             seconds_max=asked.seconds_max,
-            sink=sink,
+            sink=None if asked.private else sink,
             turn_id=asked.turn_id,
             create=asked.create,
             fresh=asked.request.session_id is None,
@@ -510,7 +516,8 @@ class LiveTurns:
         kept = run.asked.keyed or run.asked.grace
         if kept:
             self._kept.add(log)
-        self._relay.end(log.session_id, log.turn_id, kept=kept)
+        if not run.asked.private:
+            self._relay.end(log.session_id, log.turn_id, kept=kept)
 
     def _add(self, run: "_Run", frame: LogFrame) -> None:
         log = run.log

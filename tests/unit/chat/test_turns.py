@@ -828,6 +828,36 @@ def test_two_instances_that_both_run_a_turn_tell_the_same_reply() -> None:
     lived(story, SLOW, (4.0, "other"), instances=2)
 
 
+@pytest.mark.parametrize(
+    ("request_", "key", "grace", "told"),
+    [
+        (ChatRequest("hello"), None, False, [WHOLE[0], (2, "done: one two three")]),
+        (ChatRequest("hello", stream=True), None, False, WHOLE),
+        (ChatRequest("hello", "s"), None, False, WHOLE),
+        (ChatRequest("hello"), "k", False, WHOLE),
+        (ChatRequest("hello"), None, True, WHOLE),
+    ],
+)
+def test_only_a_turn_that_nobody_can_know_of_is_kept_from_the_relay(
+    request_: ChatRequest, key: str | None, grace: bool, told: list[tuple[int, str]]
+) -> None:
+    async def story(house: House, here: Instance) -> None:
+        begun: list[str] = []
+        begin = here.relay.begin
+
+        def note(session_id: str, turn_id: str, address: str, message: bytes) -> None:
+            begun.append(turn_id)
+            begin(session_id, turn_id, address, message)
+
+        here.relay.begin = note  # type: ignore[method-assign]
+        watch = await here.turns.start(request_, key=key, create=True, grace=grace)
+        assert brief(await followed(watch)) == told
+        assert (await watch.reply()).reply == "one two three"
+        assert begun == ([] if told != WHOLE else [watch.turn_id])
+
+    lived(story)
+
+
 # --- kept logs
 
 
