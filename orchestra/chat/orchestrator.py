@@ -264,17 +264,17 @@ class ChatOrchestrator:
     async def _write(self, opened: OpenSession, turn: Turn, progress: Progress) -> Turn:
         """Write conversation and session, which the reply waits for, and at the same time the memory.
 
-        A memory that cannot be written degrades the turn; only what one task group starts shares a commit.
+        A memory that cannot be written degrades the turn; what both begin in one step of the loop shares a commit.
         """
         try:
             async with asyncio.TaskGroup() as writes:
                 if progress.has_memory and self._memory.name not in progress.degraded:
                     writes.create_task(self._remember(turn, opened.session.owner, progress))
-                committed = writes.create_task(self._sessions.commit(opened, turn))
+                turn = await self._sessions.commit(opened, turn)
         except* SessionUnknown:  # it was deleted meanwhile, and so goes what memory was told just now
             await self._sessions.forget([turn.id], progress.correlation_id)
             raise
-        return committed.result()
+        return turn
 
     async def _remember(self, turn: Turn, owner: str, progress: Progress) -> None:
         try:

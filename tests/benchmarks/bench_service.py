@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from orchestra.gateway.workers import listening, run_one
 SECONDS = 3.0
 ROUNDS = 3
 CONNECTIONS = 32
+NUMBERS = count()
+"""So that no message is one that came before: nothing that was kept of it helps."""
 REPLY = "A short answer that took no time at all."
 
 
@@ -136,7 +139,6 @@ def server(kind: str, stores: EmbeddedStores) -> Iterator[Server]:
 
 async def ask(server: Server, seconds: float) -> None:
     """Ask `server` over `CONNECTIONS` connections, each with one request at a time, and add up what it did."""
-    body = {"message": "What is the weather on the lake?"}
     before = sum(server.process.cpu_times()[:2])
     begun = time.perf_counter()
     done = 0
@@ -144,6 +146,7 @@ async def ask(server: Server, seconds: float) -> None:
     async def user(client: aiohttp.ClientSession) -> None:
         nonlocal done
         while time.perf_counter() - begun < seconds:
+            body = {"message": f"What is the weather on lake {next(NUMBERS)}?"}
             async with client.post(server.url, json=body) as response:
                 assert response.status == 200, await response.text()
                 await response.read()
