@@ -10,6 +10,14 @@ SESSION_TOKENS_MAX = 100_000
 SESSION_BYTES_MAX = 1_000_000
 SESSION_TTL_SECONDS = 24 * 3600
 SESSION_IDLE_SECONDS = 900
+SESSION_WAITING_MAX = 16
+"""Turns that wait for one session, which takes one at a time."""
+
+SESSIONS_BEHIND_MAX = 10_000
+TURN_NUMBER_MAX = 2**31 - 1
+"""As large as the conversation's numbers are stored."""
+
+PROFILE_WAITING_MAX = 64
 PROFILE_BYTES_MAX = 32_000
 PROFILE_ENTRIES_MAX = 64
 

@@ -103,8 +103,8 @@ class ConversationStore(Protocol):
         """Return the turn of that id, whatever its session, or None."""
         ...
 
-    async def owner(self, session_id: str) -> str | None:
-        """Return the owner that the session's profile or first turn named, or None where neither is stored."""
+    async def ids(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of all its turns, lowest number first."""
         ...
 
     async def head(self, session_id: str) -> ConversationHead | None:

@@ -107,10 +107,10 @@ class ModelledConversations:
         await self._wire.cross()
         return await self.store.latest(session_id, limit=limit)
 
-    async def owner(self, session_id: str) -> str | None:
-        """Return the session's owner, or None."""
+    async def ids(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of all its turns."""
         await self._wire.cross()
-        return await self.store.owner(session_id)
+        return await self.store.ids(session_id)
 
     async def head(self, session_id: str) -> ConversationHead | None:
         """Return what is known of the session besides its turns, or None."""

@@ -131,12 +131,9 @@ class InProcessConversations:
         rows = self._sessions.get(session_id, [])
         return tuple(row.turn for row in rows[max(0, len(rows) - limit) :])
 
-    async def owner(self, session_id: str) -> str | None:
-        """Return the owner that the session's profile or first turn named."""
-        if (profiled := self._profiles.get(session_id)) is not None:
-            return profiled.owner
-        rows = self._sessions.get(session_id)
-        return rows[0].owner if rows else None
+    async def ids(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of all its turns, lowest number first."""
+        return tuple(row.turn.id for row in self._sessions.get(session_id, []))
 
     async def head(self, session_id: str) -> ConversationHead | None:
         """Return what is known of the session besides its turns."""
@@ -156,8 +153,8 @@ class InProcessConversations:
 
     async def set_profile(self, session_id: str, owner: str, profile: Profile, *, revision: int, at: float) -> None:
         """Keep `profile` as the session's where the kept revision is the one before `revision`."""
-        named = await self.owner(session_id)
-        if session_id in self._deleted or (named is not None and named != owner):
+        head = await self.head(session_id)
+        if head is not None and head.owner != owner:
             raise session_gone(session_id)
         kept = self._profiles.get(session_id)
         if kept is not None and (kept.revision, kept.profile) == (revision, profile):

@@ -18,7 +18,7 @@ from pgvector.asyncpg import register_vector
 from orchestra.adapters.batching import Batcher
 from orchestra.adapters.migrate import migrate, packaged, read_migrations
 from orchestra.adapters.storing import session_gone, stale_profile, stale_turn
-from orchestra.errors import ConfigurationError, InvalidRequest, OrchestraError, SessionUnknown, StoreUnavailable
+from orchestra.errors import ConfigurationError, InvalidRequest, OrchestraError, StoreUnavailable
 from orchestra.model import ConversationHead, Memory, Profile, Recollection, Turn, Usage
 
 CONNECT_SECONDS = 5.0
@@ -58,6 +58,7 @@ FROM turns
 """
 _TURNS = _TURN + "WHERE session_id = $1 AND number > $2 ORDER BY number LIMIT $3"
 _LATEST = _TURN + "WHERE session_id = $1 ORDER BY number DESC LIMIT $2"
+_IDS = "SELECT id FROM turns WHERE session_id = $1 ORDER BY number"
 _FIND = _TURN + "WHERE id = $1"
 _STORED = _TURN + "WHERE id = ANY($1::text[])"
 
@@ -354,13 +355,9 @@ class PostgresConversations:
         """Return the last `limit` turns, lowest number first."""
         return tuple(map(_turn, reversed(await self._postgres.fetch(_LATEST, session_id, limit))))
 
-    async def owner(self, session_id: str) -> str | None:
-        """Return the owner that the session's profile or first turn named."""
-        try:
-            head = await self.head(session_id)
-        except SessionUnknown:
-            return None
-        return head.owner if head else None
+    async def ids(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of all its turns, lowest number first."""
+        return tuple(record[0] for record in await self._postgres.fetch(_IDS, session_id))
 
     async def head(self, session_id: str) -> ConversationHead | None:
         """Return what is known of the session besides its turns.

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from orchestra import limits
-from orchestra.chat.sessions import OpenSession, Sessions
+from orchestra.chat.sessions import SESSION, OpenSession, Sessions
+from orchestra.chat.trimming import is_kept, within_prompt
 from orchestra.engines.apology import Apology
 from orchestra.engines.engine import Engine, ICommandDispatcher, IMemorySystem, IOrchestraManager, Task
 from orchestra.errors import (
@@ -46,6 +47,8 @@ SHED = (BreakerOpen, FeatureOff, Maintenance, Overloaded, ShuttingDown)
 
 BACKSTOP_SECONDS = 0.1
 STREAMING = str(Feature.STREAMING)
+HISTORY = "history"
+"""What a turn did without whose exchange is too large for any prompt that follows."""
 
 Sink = Callable[[str], Awaitable[None]]
 """Gets each piece of an answer's text as it comes."""
@@ -133,7 +136,11 @@ class ChatOrchestrator:
         given: Given | None = None,
         write: Callable[[], None] = lambda: None,
     ) -> ChatReply:
-        """Answer one turn; the reply is given only once the turn is durable in conversation and session.
+        """Answer one turn; the reply is given only once the turn is durable in the conversation.
+
+        Its `degraded` names what the turn did without: features, `session` where the session could not be saved with it
+        yet (see `orchestra.chat.sessions`), and `history` where message and answer are too large together for any
+        later prompt: they are in the conversation, and no model sees them again.
 
         Parameters
         ----------
@@ -176,12 +183,17 @@ class ChatOrchestrator:
                 if given is not None:
                     session = replace(opened.session, messages=given.messages)
                     task = replace(task, session=session, sampling=given.sampling)
+                else:
+                    task = replace(task, session=within_prompt(opened.session, request.message))
                 progress.session_id = opened.session.id
                 engine = self._route(request)
                 progress.has_memory = engine is not self._commands and (given is None or request.user_id is not None)
                 task = await self._enrich(task, progress)
                 text, finish = await self._execute(engine, task, progress, self._allowed(sink, request, progress))
                 turn = self._aggregate(task, text, finish, progress)
+                if given is None and not is_kept(opened.session, turn):
+                    progress.without(HISTORY)
+                    turn = replace(turn, degraded=tuple(progress.degraded))
                 write()
                 timeout.reschedule(None)  # nor does time: each of the writes is bounded by itself
                 turn = await self._write(opened, turn, progress)
@@ -264,7 +276,7 @@ class ChatOrchestrator:
     async def _write(self, opened: OpenSession, turn: Turn, progress: Progress) -> Turn:
         """Write conversation and session, which the reply waits for, and at the same time the memory.
 
-        A memory that cannot be written degrades the turn; what both begin in one step of the loop shares a commit.
+        A session or memory that cannot be written degrades the turn; what begins in one step shares a commit.
         """
         try:
             async with asyncio.TaskGroup() as writes:
@@ -274,6 +286,8 @@ class ChatOrchestrator:
         except* SessionUnknown:  # it was deleted meanwhile, and so goes what memory was told just now
             await self._sessions.forget([turn.id], progress.correlation_id)
             raise
+        if SESSION in turn.degraded:
+            progress.without(SESSION)
         return turn
 
     async def _remember(self, turn: Turn, owner: str, progress: Progress) -> None:
@@ -303,7 +317,7 @@ class ChatOrchestrator:
 
     @contextmanager
     def _admitted(self, progress: Progress, request: ChatRequest) -> Iterator[None]:
-        """Count the turn among those that run, or shed it where too many do, or where the service is read only."""
+        """Count the turn among those that run, or shed it: of too many here or in its session, or while read only."""
         if self._degradation.read_only:
             raise Maintenance(
                 "the service is read only for now: what is stored can be read, new turns are refused",
@@ -314,6 +328,7 @@ class ChatOrchestrator:
                 f"{self._inflight} turns are running, which is all this instance takes: try again later",
                 retry_after_seconds=1,
             )
+        self._sessions.check_room(request.session_id)
         self._inflight += 1
         self._hook(TurnStarted(progress.started, progress.correlation_id, request.session_id))
         try:

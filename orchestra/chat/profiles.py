@@ -9,8 +9,6 @@ from orchestra.chat.trimming import profile_bytes
 from orchestra.errors import InvalidRequest, PayloadTooLarge
 from orchestra.model import Profile
 
-TURN_NUMBER_MAX = 2**31 - 1
-
 
 def checked(profile: Profile) -> Profile:
     """Return `profile` in its one form: pinned numbers in order, each once; no instruction rather than an empty one.
@@ -27,7 +25,7 @@ def checked(profile: Profile) -> Profile:
             raise InvalidRequest(f"{field} is not storable: {fault}", field=f"$.{field}")
     for field, entries in (("context", profile.context), ("metadata", profile.metadata)):
         _check_entries(field, entries)
-    if any(not 1 <= number <= TURN_NUMBER_MAX for number in profile.pinned):
+    if any(not 1 <= number <= limits.TURN_NUMBER_MAX for number in profile.pinned):
         raise InvalidRequest("pinned holds numbers of turns, which count from 1", field="$.pinned")
     if (size_bytes := profile_bytes(profile)) > limits.PROFILE_BYTES_MAX:
         raise PayloadTooLarge(

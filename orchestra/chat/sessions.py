@@ -1,8 +1,13 @@
 """Sessions: opened for a turn, one turn at a time, and committed with it.
 
 The conversation store holds the truth; the session store holds what the next turn needs of it. A turn is appended to
-the conversation first and to the session second, so whatever a crash leaves between the two is found again: the next
-turn's number is taken, the missing turns are read from the conversation, and the turn gets the next free number.
+the conversation first and to the session second. From the first on it is durable, and is answered: where the session
+cannot be saved, the reply says so (`SESSION` in `degraded`), the session's next turn on this instance reads from the
+conversation what its record lacks, and the record is mended as soon as the store answers. Until then, or where the
+instance crashed between the two writes, a turn on another instance finds the old record: its model does not see the
+turn that is missing there. Nothing is lost by that: the turn's number is taken, so the missing turns are read from the
+conversation, and it gets the next free number. To ask for the conversation's head with every turn would close this
+gap, for one more query a turn.
 
 A record in the session store is replaced only where it is still the one that was read (its version counts turns, its
 revision changes of the profile). Who loses that race reads the record again, adds what the conversation has beyond it,
@@ -14,8 +19,8 @@ profile and the next number with an empty history: what was said before can be r
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,9 +28,12 @@ from msgspec.structs import replace
 
 from orchestra import limits
 from orchestra.chat.lifecycle import SessionView, state_of
+from orchestra.chat.locks import SessionLocks
+from orchestra.chat.mending import Mender
 from orchestra.chat.profiles import checked
+from orchestra.chat.rebuilding import Others, rebuilt
 from orchestra.chat.stores import StoreCalls
-from orchestra.chat.trimming import counted, room_fault, size_of, with_profile, with_turn
+from orchestra.chat.trimming import room_fault, size_of, with_profile, with_turn
 from orchestra.engines.apology import Apology
 from orchestra.errors import InvalidRequest, SessionExists, SessionUnknown, StaleSession, StoreUnavailable
 from orchestra.model import ConversationHead, Profile, Session, Turn
@@ -34,7 +42,16 @@ from orchestra.ports import Clock, ConversationStore, Entropy, MemoryStore, Sess
 ATTEMPTS_MAX = 8
 """Each lost race means that another writer of the session succeeded; more than this is no race but a defect."""
 
-PAGE_TURNS = 100
+BEHIND_TURNS_MAX = 8
+"""Turns that a session is brought up to date by; one that lacks more is made anew."""
+
+WAIT_SECONDS = 0.01
+"""How long, about, who lost a race for a profile waits at first; then twice as long, and so on."""
+
+FORGOTTEN_AT_ONCE = 1_000
+
+SESSION = "session"
+"""What a turn did without whose session could not be saved with it."""
 
 T = TypeVar("T")
 
@@ -45,40 +62,6 @@ class OpenSession:
 
     session: Session
     stored: Session | None
-
-
-class SessionLocks:
-    """Lets one turn of a session run at a time, in the order of arrival. A session nobody uses costs nothing."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._users: dict[str, int] = {}
-
-    @asynccontextmanager
-    async def exclusive(self, session_id: str | None) -> AsyncIterator[None]:
-        """Hold the session alone; a session yet to be made (None) is nobody else's."""
-        if session_id is None:
-            yield
-            return
-        with self.held(session_id):
-            async with self._locks.setdefault(session_id, asyncio.Lock()):
-                yield
-
-    @contextmanager
-    def held(self, session_id: str) -> Iterator[None]:
-        """Hold the session together with others."""
-        self._users[session_id] = self._users.get(session_id, 0) + 1
-        try:
-            yield
-        finally:
-            self._users[session_id] -= 1
-            if not self._users[session_id]:
-                del self._users[session_id]
-                self._locks.pop(session_id, None)
-
-    def is_held(self, session_id: str) -> bool:
-        """Tell whether anybody holds the session."""
-        return session_id in self._users
 
 
 class Sessions:
@@ -99,8 +82,15 @@ class Sessions:
         self._calls = calls
         self._clock = clock
         self._entropy = entropy
-        self._locks = SessionLocks()
+        self._locks = SessionLocks("turns", limits.SESSION_WAITING_MAX)
         self.exclusive = self._locks.exclusive
+        self.check_room = self._locks.check_room
+        self._changes = SessionLocks("changes of the profile", limits.PROFILE_WAITING_MAX)
+        self._mender = Mender(self._mend, entropy.random)
+
+    async def aclose(self) -> None:
+        """Mend no records any more."""
+        await self._mender.aclose()
 
     def held(self, session_id: str) -> AbstractContextManager[None]:
         """Keep the session active for as long as the context lasts: a connection of it stands."""
@@ -130,6 +120,11 @@ class Sessions:
             return OpenSession(self._new(session_id or self._entropy.hex(16), user_id), None)
         stored = await self._record(session_id, correlation_id)
         session = await self._current(session_id, stored, correlation_id)
+        if stored is not None and session is stored and session_id in self._mender:
+            session = await self._up_to_date(stored, correlation_id)
+            with suppress(StaleSession, StoreUnavailable):
+                await self._save_mended(session, stored, correlation_id)
+                stored = session
         if session is None and create:
             return OpenSession(self._new(session_id, user_id), None)
         if session is None or (self._expired(session) and not create):
@@ -137,30 +132,33 @@ class Sessions:
         return OpenSession(_owned(session, user_id), stored)
 
     async def commit(self, opened: OpenSession, turn: Turn) -> Turn:
-        """Make `turn` durable in the conversation and the session, and return it with the number that it got.
+        """Make `turn` durable in the conversation, save the session with it, and return it with the number that it got.
 
-        Where a turn of its id is durable already, that one is returned, and `turn` is not kept.
+        Where a turn of its id is durable already, that one is returned, and `turn` is not kept. Where the session could
+        not be saved, the turn that is returned has `SESSION` in `degraded`; the one that is durable has not.
 
         Raises
         ------
         SessionUnknown
             The session was deleted meanwhile, or begun by another user under the same id.
         StaleSession
-            Others committed turns of this session faster, `ATTEMPTS_MAX` times in a row.
+            Others committed turns of this session faster, `ATTEMPTS_MAX` times in a row; `turn` is not durable.
+        StoreUnavailable
+            Whether `turn` is durable is unknown.
         """
         session, correlation_id = opened.session, turn.correlation_id
         for _ in range(ATTEMPTS_MAX):
             numbered = replace(turn, number=session.version + 1)
             try:
-                kept = await self._told(correlation_id, self._conversations.append(numbered, session.owner))
+                kept = await self._appended(numbered, session.owner)
             except StaleSession:
                 if not session.version:  # others began it, too
                     _check_same_owner(session, await self._head(session.id, correlation_id))
                 session = await self._caught_up(session, correlation_id)
                 continue
-            if kept.session_id == session.id:
-                await self._include(kept, session, opened.stored)
-            return kept
+            if kept.session_id != session.id or await self._included(kept, session, opened.stored):
+                return kept
+            return replace(kept, degraded=(*kept.degraded, SESSION))
         raise _overtaken()
 
     async def restore(
@@ -195,16 +193,21 @@ class Sessions:
         ------
         SessionUnknown, StoreUnavailable
         """
+        stored, answers = None, True
         try:
             stored = await self._record(session_id, correlation_id)
         except StoreUnavailable:
             if not to_read:
                 raise
-            stored = None
+            answers = False
         session = await self._current(session_id, stored, correlation_id)
         if session is None:
             raise _unknown(session_id)
-        return self._view(_owned(session, user_id))
+        view = self._view(_owned(session, user_id))
+        if answers and session is not stored and view.state != "expired":  # made anew: once is enough
+            with suppress(StaleSession, StoreUnavailable):
+                await self._cached(correlation_id, self._store.save(session, expected=stored))
+        return view
 
     async def change_profile(
         self,
@@ -217,8 +220,9 @@ class Sessions:
     ) -> SessionView:
         """Replace the session's profile by what `change` makes of it, and return how the session stands then.
 
-        `change` may be called several times, where others change the profile meanwhile; it may raise an
-        `OrchestraError`. With `create`, the session is made, durably and with its owner, also of an empty profile.
+        It counts as use of the session, also where it changes nothing. `change` may be called several times, where
+        others change the profile meanwhile; it may raise an `OrchestraError`. With `create`, the session is made,
+        durably and with its owner, also of an empty profile.
 
         Raises
         ------
@@ -226,35 +230,13 @@ class Sessions:
             It should be made, and is there.
         InvalidRequest, PayloadTooLarge
             The profile cannot be kept, or pins a turn that there is not or more than fits; names field and cure.
-        SessionUnknown, StaleSession, StoreUnavailable
+        SessionUnknown, StaleSession, Overloaded, StoreUnavailable
         """
-        for _ in range(ATTEMPTS_MAX):
-            found = await self._head(session_id, correlation_id)
-            if found is None and not create:
-                raise _unknown(session_id)
-            if found is not None and create:
-                raise SessionExists(f"there is a session {session_id!r} already", field="$.session_id")
-            now = self._clock.now()
-            owner = _owner(session_id, user_id) if found is None else found.owner
-            head = found or ConversationHead(owner, now, now)
-            _owned(Session(session_id, owner, head.version, now, now), user_id)
-            profile = checked(change(head.profile))
-            pinned = await self._pinned(session_id, profile, correlation_id)
-            if (fault := room_fault(profile, pinned)) is not None:
-                raise InvalidRequest(
-                    f"instruction, context and pinned turns take {fault}, half of what a session may have: pin fewer "
-                    "or shorter turns",
-                    field="$.pinned",
-                )
-            try:
-                if found is None or profile != head.profile:
-                    revision = head.revision + 1
-                    setting = self._conversations.set_profile(session_id, owner, profile, revision=revision, at=now)
-                    await self._told(correlation_id, setting)
-                    head = replace(head, profile=profile, revision=revision, updated_at=now)
-            except StaleSession:
-                continue
-            return self._view(await self._put_profile(session_id, head, pinned, correlation_id))
+        async with self._changes.exclusive(session_id):
+            for attempt in range(ATTEMPTS_MAX):
+                with suppress(StaleSession):
+                    return self._view(await self._changed(session_id, user_id, correlation_id, change, create))
+                await asyncio.sleep(WAIT_SECONDS * 2**attempt * self._entropy.random())
         raise _overtaken()
 
     async def delete(self, session_id: str, user_id: str | None, correlation_id: str) -> None:
@@ -274,21 +256,42 @@ class Sessions:
         if head is None:
             raise _unknown(session_id)
         _owned(Session(session_id, head.owner, head.version, 0, 0), user_id)
-        after = 0
-        while turns := await self._turns(session_id, after, correlation_id):  # before they are gone: they name memories
-            await self.forget([turn.id for turn in turns], correlation_id)
-            after = turns[-1].number
+        turn_ids = await self._told(correlation_id, self._conversations.ids(session_id))
+        await self.forget(turn_ids, correlation_id)  # before they are gone: they name memories
         late = await self._told(correlation_id, self._conversations.delete(session_id))
         await self._cached(correlation_id, self._store.delete(session_id))  # behind all that was saved until now
         await self.forget(late, correlation_id)
 
     async def forget(self, turn_ids: Sequence[str], correlation_id: str) -> None:
         """Let memory forget what was said in turns that are no more."""
-        if turn_ids:
-            await self._calls("memories", correlation_id, self._memories.forget(turn_ids))
+        for first in range(0, len(turn_ids), FORGOTTEN_AT_ONCE):
+            some = turn_ids[first : first + FORGOTTEN_AT_ONCE]
+            await self._calls("memories", correlation_id, self._memories.forget(some))
+
+    # --- a turn
+
+    async def _appended(self, turn: Turn, owner: str) -> Turn:
+        try:
+            return await self._told(turn.correlation_id, self._conversations.append(turn, owner))
+        except StoreUnavailable as error:
+            self._mender.note(turn.session_id, turn.correlation_id)
+            raise StoreUnavailable(
+                "the conversation store did not confirm that it has the turn, which may be durable or not: ask again "
+                "with the same key (Idempotency-Key, or the message's id), or read the conversation first",
+                retry_after_seconds=error.retry_after_seconds,
+            ) from error
+
+    async def _included(self, turn: Turn, session: Session, stored: Session | None) -> bool:
+        """Save the session with `turn`, which is durable, now or later; tell whether it was now."""
+        try:
+            await self._include(turn, session, stored)
+        except (StaleSession, StoreUnavailable):
+            self._mender.note(session.id, turn.correlation_id)
+            return False
+        self._mender.mended(session.id)
+        return True
 
     async def _include(self, turn: Turn, session: Session, stored: Session | None) -> None:
-        """Save the session with `turn`, which is durable."""
         correlation_id = turn.correlation_id
         if turn.number == session.version + 1:
             session = with_turn(session, turn)
@@ -308,21 +311,60 @@ class Sessions:
                 session = await self._rebuilt(session.id, await self._head(session.id, correlation_id), correlation_id)
         raise _overtaken()
 
-    async def _put_profile(
-        self, session_id: str, head: ConversationHead, pinned: Sequence[Turn], correlation_id: str
+    # --- a profile
+
+    async def _changed(
+        self,
+        session_id: str,
+        user_id: str | None,
+        correlation_id: str,
+        change: Callable[[Profile], Profile],
+        create: bool,
     ) -> Session:
-        """Bring the profile that is durable into the session's record, and return the session."""
+        """Change the profile, unless others do at the same time: that is `StaleSession`."""
+        found = await self._head(session_id, correlation_id)
+        if found is None and not create:
+            raise _unknown(session_id)
+        if found is not None and create:
+            raise SessionExists(f"there is a session {session_id!r} already", field="$.session_id")
+        now = self._clock.now()
+        owner = _owner(session_id, user_id) if found is None else found.owner
+        head = found or ConversationHead(owner, now, now)
+        _owned(Session(session_id, owner, head.version, now, now), user_id)
+        profile = checked(change(head.profile))
+        pinned = await self._pinned(session_id, profile, correlation_id)
+        if (fault := room_fault(profile, pinned)) is not None:
+            raise InvalidRequest(
+                f"instruction, context and pinned turns take {fault}, half of what a session may have: pin fewer "
+                "or shorter turns",
+                field="$.pinned",
+            )
+        if found is None or profile != head.profile:
+            revision = head.revision + 1
+            setting = self._conversations.set_profile(session_id, owner, profile, revision=revision, at=now)
+            await self._told(correlation_id, setting)
+            head = replace(head, profile=profile, revision=revision)
+        try:
+            return await self._put_profile(session_id, head, pinned, now, correlation_id)
+        except (StaleSession, StoreUnavailable):
+            self._mender.note(session_id, correlation_id)  # it is durable
+            raise
+
+    async def _put_profile(
+        self, session_id: str, head: ConversationHead, pinned: Sequence[Turn], now: float, correlation_id: str
+    ) -> Session:
+        """Bring the profile that is durable into the session's record, which was in use, and return the session."""
         for _ in range(ATTEMPTS_MAX):
             stored = await self._record(session_id, correlation_id)
-            if stored is not None and stored.revision >= head.revision:
-                return stored
             kept = head.profile.pinned
-            if stored is None or any(number not in kept for number in stored.profile.pinned):
+            if stored is not None and stored.revision >= head.revision and not self._expired(stored):
+                session = stored
+            elif stored is None or self._expired(stored) or any(each not in kept for each in stored.profile.pinned):
                 # Of a turn that is no longer pinned, the record cannot tell whether it still belongs to the history.
-                session = await self._rebuilt(session_id, head, correlation_id)
+                session = await self._rebuilt(session_id, await self._head(session_id, correlation_id), correlation_id)
             else:
                 session = with_profile(stored, head.profile, head.revision, pinned)
-                session = replace(session, updated_at=max(session.updated_at, head.updated_at))
+            session = replace(session, updated_at=max(session.updated_at, now))
             try:
                 await self._cached(correlation_id, self._store.save(session, expected=stored))
                 return session
@@ -355,53 +397,62 @@ class Sessions:
             pinned += turns
         return pinned
 
+    # --- how a session is found
+
     async def _record(self, session_id: str, correlation_id: str) -> Session | None:
         return await self._cached(correlation_id, self._store.load(session_id))
 
     async def _current(self, session_id: str, stored: Session | None, correlation_id: str) -> Session | None:
         """Return the session: that of its record, or made from its conversation."""
-        if stored is not None and all(message.turn for message in stored.messages):
+        if stored is not None and all(message.turn for message in stored.messages) and not self._expired(stored):
             return stored
         # Lost, expired, or a record from before messages told their turns.
         head = await self._head(session_id, correlation_id)
         return stored if head is None else await self._rebuilt(session_id, head, correlation_id)
 
     async def _rebuilt(self, session_id: str, head: ConversationHead | None, correlation_id: str) -> Session:
-        """Make the session from its conversation; what was said before a pause of a day is no more part of it."""
+        """Make the session from its conversation."""
         assert head is not None, "a session with a turn has a head"
-        reading = self._conversations.latest(session_id, limit=limits.SESSION_MESSAGES_MAX // 2)
-        latest = await self._told(correlation_id, reading)
-        recent = _since_last_pause(latest, self._clock.now())
-        session = Session(
-            session_id,
-            head.owner,
-            version=0,
-            created_at=head.created_at,
-            updated_at=head.updated_at,
-            profile=head.profile,
-            revision=head.revision,
-        )
-        first = recent[0].number if recent else head.version + 1
-        for number in head.profile.pinned:
-            if number < first:
-                recent = *await self._turns(session_id, number - 1, correlation_id, limit=1), *recent
-        for turn in sorted(recent, key=_number):
-            session = with_turn(session, turn)
-        version = max([head.version, *(turn.number for turn in latest)])
-        return replace(session, version=version, tokens=counted(session))
+
+        async def read(after: int, limit: int) -> tuple[Turn, ...]:
+            return await self._turns(session_id, after, correlation_id, limit=limit)
+
+        return await rebuilt(session_id, head, read, self._clock.now())
 
     async def _caught_up(self, session: Session, correlation_id: str) -> Session:
         """Add the turns that the conversation has and the session has not."""
-        while True:
-            turns = await self._turns(session.id, session.version, correlation_id)
-            for turn in turns:
-                session = with_turn(session, turn)
-            if len(turns) < PAGE_TURNS:
-                return session
+        turns = await self._turns(session.id, session.version, correlation_id, limit=BEHIND_TURNS_MAX)
+        if len(turns) == BEHIND_TURNS_MAX:
+            return await self._anew(session, await self._head(session.id, correlation_id), correlation_id)
+        others = Others()
+        for turn in turns:
+            session = with_turn(session, turn)
+            await others.run_after(turn)
+        return session
 
-    async def _turns(
-        self, session_id: str, after: int, correlation_id: str, limit: int = PAGE_TURNS
-    ) -> tuple[Turn, ...]:
+    async def _anew(self, session: Session, head: ConversationHead | None, correlation_id: str) -> Session:
+        again = await self._rebuilt(session.id, head, correlation_id)
+        return replace(again, updated_at=max(again.updated_at, session.updated_at))
+
+    async def _mend(self, session_id: str, correlation_id: str) -> None:
+        """Bring the session's record up to date; one that there is not is made when it is asked for."""
+        stored = await self._record(session_id, correlation_id)
+        if stored is not None:
+            await self._save_mended(await self._up_to_date(stored, correlation_id), stored, correlation_id)
+
+    async def _up_to_date(self, stored: Session, correlation_id: str) -> Session:
+        """Return the session of a record with what the conversation has beyond it."""
+        head = await self._head(stored.id, correlation_id)
+        if head is not None and head.revision > stored.revision:
+            return await self._anew(stored, head, correlation_id)
+        return await self._caught_up(stored, correlation_id)
+
+    async def _save_mended(self, session: Session, stored: Session, correlation_id: str) -> None:
+        if session is not stored:
+            await self._cached(correlation_id, self._store.save(session, expected=stored))
+        self._mender.mended(stored.id)
+
+    async def _turns(self, session_id: str, after: int, correlation_id: str, limit: int) -> tuple[Turn, ...]:
         return await self._told(correlation_id, self._conversations.turns(session_id, after=after, limit=limit))
 
     async def _head(self, session_id: str, correlation_id: str) -> ConversationHead | None:
@@ -435,16 +486,6 @@ class Sessions:
         )
 
 
-def _since_last_pause(turns: Sequence[Turn], now: float) -> tuple[Turn, ...]:
-    """Return the turns behind the last pause in which the session expired."""
-    later = now
-    for index in reversed(range(len(turns))):
-        if later - turns[index].at >= limits.SESSION_TTL_SECONDS:
-            return tuple(turns[index + 1 :])
-        later = turns[index].at
-    return tuple(turns)
-
-
 def _owner(session_id: str, user_id: str | None) -> str:
     return f"session:{session_id}" if user_id is None else f"user:{user_id}"
 
@@ -461,10 +502,6 @@ def _check_same_owner(session: Session, head: ConversationHead | None) -> None:
         raise _unknown(session.id)
 
 
-def _number(turn: Turn) -> int:
-    return turn.number
-
-
 def _unknown(session_id: str) -> SessionUnknown:
     return SessionUnknown(
         f"there is no session {session_id!r}, or it has expired: leave session_id out to start a new one",
@@ -473,4 +510,4 @@ def _unknown(session_id: str) -> SessionUnknown:
 
 
 def _overtaken() -> StaleSession:
-    return StaleSession("others changed this session first, again and again: send it again")
+    return StaleSession("others changed this session first, again and again: send it again", retry_after_seconds=1)

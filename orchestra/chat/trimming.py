@@ -4,6 +4,9 @@ An exchange is a user's message with what answers it. It stays whole or goes who
 misleads a model. The oldest go first; pinned ones and the instruction stay, and together take at most half of each
 limit, so that there is always room for a conversation. An exchange that does not even fit beside what stays is left
 out of the history and takes nothing else with it; it is in the conversation all the same.
+
+A prompt is the history with the new message, together within the same limit of tokens. What memory recalls comes on
+top: at most `limits.MEMORIES_RECALLED_MAX` texts of `limits.MEMORY_CHARS_MAX` characters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +17,7 @@ from msgspec.structs import replace
 from orchestra import limits
 from orchestra.engines.apology import Apology
 from orchestra.engines.unified import system_message
+from orchestra.errors import PayloadTooLarge
 from orchestra.model import Message, Profile, Session, Turn
 
 MESSAGE_TOKENS = 4
@@ -72,6 +76,100 @@ def trimmed(session: Session) -> Session:
     return session if count == len(session.messages) else replace(session, messages=tuple(kept), tokens=tokens)
 
 
+def within_prompt(session: Session, message: str) -> Session:
+    """Return `session` with as much of its history as goes into one prompt together with `message`.
+
+    Raises
+    ------
+    PayloadTooLarge
+        The message does not even fit beside instruction, context and pinned exchanges.
+    """
+    stored = session.tokens or counted(session)
+    if stored + len(message) + MESSAGE_TOKENS <= limits.SESSION_TOKENS_MAX:  # no token is less than a character
+        return session
+    own = _tokens((Message("user", message),))
+    if stored + own <= limits.SESSION_TOKENS_MAX:
+        return session
+    left, kept = stored, list[Message]()
+    for exchange in exchanges(session.messages):
+        if exchange[0].turn in session.profile.pinned or left + own <= limits.SESSION_TOKENS_MAX:
+            kept += exchange
+        else:
+            left -= _tokens(exchange)
+    if left + own > limits.SESSION_TOKENS_MAX:
+        raise PayloadTooLarge(
+            f"the message has about {own} tokens, and {limits.SESSION_TOKENS_MAX - left} are left beside the session's "
+            "instruction, context and pinned turns: shorten it, or pin less",
+            field="$.message",
+        )
+    return replace(session, messages=tuple(kept), tokens=left)
+
+
+def is_kept(session: Session, turn: Turn) -> bool:
+    """Tell whether the exchange of `turn` goes into the history of `session`, or is too large even alone."""
+    exchange = exchange_of(turn)
+    # Instruction, context and pinned turns take half of everything at most. No token is less than a character.
+    if sum([len(message.content) + MESSAGE_TOKENS for message in exchange]) <= limits.SESSION_TOKENS_MAX // 2:
+        return True
+    pinned = [message for message in session.messages if message.turn in session.profile.pinned]
+    alone = replace(session, messages=(*pinned, *exchange))
+    return counted(alone) <= limits.SESSION_TOKENS_MAX and size_of(alone) <= limits.SESSION_BYTES_MAX
+
+
+class Room:
+    """A session that is filled with its pinned exchanges and then, newest first, with as many more as it holds."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._exchanges: list[tuple[Message, ...]] = []
+        self._tokens = profile_tokens(session.profile)
+        self._bytes = size_of(session)
+        self._must_tokens = self._must_bytes = 0
+        self._tokens_looked_at = 0
+
+    @property
+    def session(self) -> Session:
+        """The session with what was put into it."""
+        messages = [message for exchange in sorted(self._exchanges, key=_first_turn) for message in exchange]
+        return replace(self._session, messages=tuple(messages), tokens=self._tokens)
+
+    def add(self, exchange: tuple[Message, ...]) -> None:
+        """Put in an exchange that must be there."""
+        self._put(exchange, _tokens(exchange), _bytes(exchange))
+
+    def fix(self) -> None:
+        """Let what is there stay, whatever comes."""
+        self._must_tokens, self._must_bytes = self._tokens, self._bytes
+
+    def takes(self, exchange: tuple[Message, ...]) -> bool:
+        """Put the exchange in, or pass over one that is too large even alone; tell whether to go on with older ones.
+
+        What was counted for nothing is bounded: of exchanges that are too large, few are passed over.
+        """
+        size_bytes = _bytes(exchange)
+        if self._must_bytes + size_bytes > limits.SESSION_BYTES_MAX:
+            return True
+        if (
+            2 * len(self._exchanges) + len(exchange) > limits.SESSION_MESSAGES_MAX
+            or self._bytes + size_bytes > limits.SESSION_BYTES_MAX
+            or self._tokens_looked_at > limits.SESSION_TOKENS_MAX
+        ):
+            return False
+        tokens = _tokens(exchange)
+        if self._must_tokens + tokens > limits.SESSION_TOKENS_MAX:
+            self._tokens_looked_at += tokens
+            return True
+        if self._tokens + tokens > limits.SESSION_TOKENS_MAX:
+            return False
+        self._put(exchange, tokens, size_bytes)
+        return True
+
+    def _put(self, exchange: tuple[Message, ...], tokens: int, size_bytes: int) -> None:
+        self._exchanges.append(exchange)
+        self._tokens += tokens
+        self._bytes += size_bytes
+
+
 def exchange_of(turn: Turn) -> tuple[Message, Message]:
     """Return the two messages of a turn."""
     return Message("user", turn.message, turn.number), Message("assistant", turn.reply, turn.number)
@@ -126,6 +224,10 @@ def _tokens(messages: Sequence[Message]) -> int:
 
 def _bytes(messages: Sequence[Message]) -> int:
     return sum([len(message.content.encode()) + MESSAGE_BYTES for message in messages])
+
+
+def _first_turn(exchange: Sequence[Message]) -> int:
+    return exchange[0].turn
 
 
 def _turn_of(message: Message) -> int:

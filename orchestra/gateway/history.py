@@ -9,8 +9,6 @@ from orchestra.ports import ConversationStore
 from orchestra.security.validation import validate_id
 
 TURNS_MAX = 100
-TURN_NUMBER_MAX = 2**31 - 1
-"""As large as the conversation's numbers are stored."""
 
 PAGE_CHARS_MAX = 2_000_000
 READ_AT_ONCE = 20

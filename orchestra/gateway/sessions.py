@@ -22,7 +22,6 @@ from orchestra.errors import InvalidRequest, Maintenance, SessionExists, Session
 from orchestra.frames import LiveTurnView
 from orchestra.gateway import apidoc
 from orchestra.gateway.history import (
-    TURN_NUMBER_MAX,
     TURNS_MAX,
     Page,
     Reading,
@@ -183,7 +182,12 @@ async def create(request: Request) -> HTTPResponse:
 @apidoc.route(History, "The session, and a page of its conversation")
 @apidoc.parameter("limit", "How many turns at most.", type="integer", minimum=1, maximum=TURNS_MAX, default=TURNS_MAX)
 @apidoc.parameter(
-    "after", "Turns above which number, the lowest.", type="integer", minimum=0, maximum=TURN_NUMBER_MAX, default=0
+    "after",
+    "Turns above which number, the lowest.",
+    type="integer",
+    minimum=0,
+    maximum=limits.TURN_NUMBER_MAX,
+    default=0,
 )
 @apidoc.parameter(
     "before",
@@ -207,7 +211,7 @@ async def read(request: Request, session_id: str) -> HTTPResponse:
     if "after" in query and "before" in query:
         raise InvalidRequest("after and before are both there: send one of them", field="before")
     limit = whole_number(query, "limit", default=TURNS_MAX, least=1, most=TURNS_MAX)
-    after = whole_number(query, "after", default=0, least=0, most=TURN_NUMBER_MAX)
+    after = whole_number(query, "after", default=0, least=0, most=limits.TURN_NUMBER_MAX)
     before = _before(query)
     service = request.app.ctx.service
     ports: Ports = service.ports
@@ -228,8 +232,8 @@ def _before(query: Any) -> int | None:
     if "before" not in query:
         return None
     if query["before"] == [END]:
-        return TURN_NUMBER_MAX
-    return whole_number(query, "before", default=1, least=1, most=TURN_NUMBER_MAX)
+        return limits.TURN_NUMBER_MAX
+    return whole_number(query, "before", default=1, least=1, most=limits.TURN_NUMBER_MAX)
 
 
 @apidoc.route(SessionStatus, "The session as it is now", takes=ProfilePatch, takes_as=MERGE_PATCH)

@@ -20,7 +20,8 @@ def test_an_unknown_session_has_no_turns_and_no_owner(conversations):
     async def scenario(store):
         assert await store.turns("unknown") == ()
         assert await store.latest("unknown", limit=5) == ()
-        assert await store.owner("unknown") is None
+        assert await store.head("unknown") is None
+        assert await store.ids("unknown") == ()
 
     conversations.holds(scenario)
 
@@ -115,7 +116,7 @@ def test_another_turn_of_the_same_number_is_stale(conversations):
         with pytest.raises(StaleSession, match="s1 already has a turn 1"):
             await store.append(turn(1, id="other"), "user:eve")
         assert await store.turns("s1") == (turn(1),)
-        assert await store.owner("s1") == "user:ada"
+        assert (await store.head("s1")).owner == "user:ada"
 
     conversations.holds(scenario)
 
@@ -138,8 +139,9 @@ def test_the_owner_is_whom_the_first_turn_named(conversations):
         await store.append(turn(2), "user:eve")
         await store.append(turn(1), "user:ada")
         await store.append(turn(1, "s2"), "session:s2")
-        assert await store.owner("s1") == "user:ada"
-        assert await store.owner("s2") == "session:s2"
+        assert (await store.head("s1")).owner == "user:ada"
+        assert (await store.head("s2")).owner == "session:s2"
+        assert await store.ids("s1") == ("s1-1", "s1-2")
 
     conversations.holds(scenario)
 
@@ -157,7 +159,7 @@ def test_the_head_tells_of_turns(conversations):
 def test_a_profile_makes_a_session_that_has_no_turn_yet(conversations):
     async def scenario(store):
         await store.set_profile("s1", "user:ada", PROFILE, revision=1, at=5.5)
-        assert await store.owner("s1") == "user:ada"
+        assert await store.ids("s1") == ()
         assert await store.head("s1") == ConversationHead("user:ada", 5.5, 5.5, 0, PROFILE, 1)
         await store.append(turn(1, at=7.5), "user:ada")
         await store.set_profile("s1", "user:ada", Profile(), revision=2, at=6.5)
@@ -223,7 +225,7 @@ def test_a_deleted_session_is_gone_and_nothing_is_ever_added_to_it(conversations
         assert await store.delete("s1") == ()
         assert await store.turns("s1") == await store.latest("s1", limit=9) == ()
         assert await store.find("s1-1") is None
-        assert await store.owner("s1") is None
+        assert await store.ids("s1") == ()
         with pytest.raises(SessionUnknown, match="s1"):
             await store.head("s1")
         for late in (turn(1), turn(3)):

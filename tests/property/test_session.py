@@ -42,6 +42,13 @@ class HandClock:
         return self.at
 
 
+class Unhurried(SystemEntropy):
+    """Whoever waits before trying again waits no time: here only the machine decides who comes first."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 class Gate(Wire):
     """A way to a store on which every call waits to be let through."""
 
@@ -270,7 +277,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _instance(self) -> Sessions:
         calls = StoreCalls(self._count_races, seconds_max=1e9)
-        return Sessions(self.sessions, self.conversations, calls, self.clock, SystemEntropy(), self.memories)
+        return Sessions(self.sessions, self.conversations, calls, self.clock, Unhurried(), self.memories)
 
     def _count_races(self, event: Event) -> None:
         self.races_lost += isinstance(event, StoreFinished) and event.error == StaleSession.kind

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import pytest
 
-from orchestra import compose
+from orchestra import compose, limits
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess import InProcessFleet, InProcessMemories
 from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.adapters.offline import OfflineProvider
 from orchestra.chat.orchestrator import ChatOrchestrator, Sink
 from orchestra.chat.sessions import Sessions
+from orchestra.chat.trimming import MESSAGE_TOKENS
 from orchestra.config import Settings
 from orchestra.engines.apology import TEXT
 from orchestra.errors import (
@@ -220,15 +221,85 @@ def test_without_memory_a_turn_is_answered_and_says_so() -> None:
     rehearsed(story, StoreDown(**FOREVER, store="memories"))
 
 
-@pytest.mark.parametrize("store", ["sessions", "conversations"])
-def test_without_a_store_of_record_nothing_is_acknowledged(store: StoreName) -> None:
+def test_without_the_store_of_record_nothing_is_acknowledged_and_the_error_says_what_is_unknown() -> None:
     async def story(house: House) -> None:
-        with pytest.raises(StoreUnavailable) as failure:
+        with pytest.raises(StoreUnavailable, match="may be durable or not: ask again with the same key") as failure:
             await house.say("hello")
         assert failure.value.retryable
+        assert "try again" not in failure.value.detail
         assert house.outcomes == [("failed", "store-unavailable")]
 
-    rehearsed(story, StoreDown(**FOREVER, store=store))
+    rehearsed(story, StoreDown(**FOREVER, store="conversations"))
+
+
+def test_a_durable_turn_is_answered_while_the_session_store_is_away() -> None:
+    async def story(house: House) -> None:
+        with house.faults.injected(StoreDown(**FOREVER, store="sessions")):
+            reply = await house.say("hello")
+            assert reply.degraded == ("session",)
+            [finished] = house.told(TurnFinished)
+            assert (finished.outcome, finished.degraded) == ("answered", ("session",))
+            assert [each.error for each in house.told(StoreFinished) if each.target == "sessions"] == [
+                "store-unavailable"
+            ]
+            [turn] = await house.conversations.turns(reply.session_id)
+            assert (turn.message, turn.degraded) == ("hello", ())
+            with pytest.raises(StoreUnavailable):
+                await house.say("and then?", session_id=reply.session_id)
+        again = await house.say("and now?", session_id=reply.session_id)
+        assert again.degraded == ()
+        stored = await house.ports.sessions.load(reply.session_id)
+        assert [each.content for each in stored.messages if each.role == "user"] == ["hello", "and now?"]
+
+    rehearsed(story)
+
+
+def ideographs(tokens: int) -> str:
+    return "\u6f22" * tokens
+
+
+def test_a_prompt_is_within_the_limit_with_its_new_message() -> None:
+    provider = Listening()
+
+    async def story(house: House) -> None:
+        first = await house.say(ideographs(60_000))
+        await house.say(ideographs(30_000), session_id=first.session_id)
+        assert [counted_messages(each) for each in provider.asked] == [60_004, 90_013]
+        await house.say(ideographs(9_000), session_id=first.session_id)
+        assert len(provider.asked[-1].messages) == 5
+        await house.say(ideographs(9_000), session_id=first.session_id)
+        assert len(provider.asked[-1].messages) == 5, "the first exchange made room"
+        whole = limits.SESSION_TOKENS_MAX - MESSAGE_TOKENS
+        reply = await house.say(ideographs(whole), session_id=first.session_id)
+        assert counted_messages(provider.asked[-1]) == limits.SESSION_TOKENS_MAX
+        assert len(provider.asked[-1].messages) == 1
+        assert reply.degraded == ("history",), "no later prompt has it"
+        assert (await house.conversations.latest(first.session_id, limit=1))[0].degraded == ("history",)
+        with pytest.raises(PayloadTooLarge, match="100001 tokens") as refused:
+            await house.say(ideographs(whole + 1), session_id=first.session_id)
+        assert refused.value.field == "$.message"
+        last = await house.say("still there?", session_id=first.session_id)
+        assert last.degraded == ()
+        assert all(counted_messages(each) <= limits.SESSION_TOKENS_MAX for each in provider.asked)
+
+    rehearsed(story, provider=provider)
+
+
+def test_a_session_that_many_turns_wait_for_leaves_room_for_others() -> None:
+    async def story(house: House) -> None:
+        first = await house.say("hello")
+        asked = [asyncio.create_task(house.say(f"turn {n}", session_id=first.session_id)) for n in range(40)]
+        await asyncio.sleep(0)
+        others = await asyncio.gather(*(house.say("hello", user_id=f"u{n}") for n in range(2)))
+        assert len(others) == 2
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        answered = 1 + limits.SESSION_WAITING_MAX
+        assert [type(result) for result in results] == [ChatReply] * answered + [Overloaded] * (40 - answered)
+        assert all("wait for their answers" in each.detail for each in results[answered:])
+        assert all(each.retry_after_seconds == 1 for each in results[answered:])
+        assert not (await house.container.resolve(Sessions))._locks._locks
+
+    rehearsed(story, turns_inflight_max=20)
 
 
 def test_a_failing_provider_opens_its_breaker_and_then_turns_are_shed() -> None:
@@ -592,6 +663,28 @@ def test_turns_of_one_session_see_each_other() -> None:
         assert [turn.number for turn in turns] == list(range(1, 7))
 
     rehearsed(story)
+
+
+HEARD = "ok"
+
+
+class Listening:
+    """A provider that keeps what it was asked."""
+
+    name = "listening"
+    external = False
+
+    def __init__(self) -> None:
+        self.asked: list[Prompt] = []
+
+    async def complete(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        self.asked.append(prompt)
+        yield Delta(HEARD)
+        yield Finish("stop", "m")
+
+
+def counted_messages(prompt: Prompt) -> int:
+    return sum(limits.estimated_tokens(each.content) + MESSAGE_TOKENS for each in prompt.messages)
 
 
 class Planted:

@@ -130,7 +130,8 @@ def test_arrow_adapter_to_process(visit: Any) -> None:
         turns = await client.service.ports.conversations.turns(first["conversation_id"])
         assert [turn.message for turn in turns] == ["hello", "again"]
         assert turns[0].id == first["id"]
-        assert await client.service.ports.conversations.owner(first["conversation_id"]) == "user:ann"
+        head = await client.service.ports.conversations.head(first["conversation_id"])
+        assert head.owner == "user:ann"
 
     visit(story, hi)
 
