@@ -18,8 +18,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from orchestra import limits
 from orchestra.adapters.batching import Batcher
@@ -48,11 +48,18 @@ if stamp == ARGV[1] then
 end
 return redis.call('GET', KEYS[1]) == ARGV[2] and 1 or 0
 """
-_SET_ASIDE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('RENAME', KEYS[1], KEYS[2]) end"
+# Where it still is what was read, or of a type that no record has. What is set aside goes with time in any case.
+_SET_ASIDE = f"""
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' or (kind == 'string' and redis.call('GET', KEYS[1]) ~= ARGV[1]) then return 0 end
+redis.call('RENAME', KEYS[1], KEYS[2])
+return redis.call('EXPIRE', KEYS[2], {limits.SESSION_TTL_SECONDS})
+"""
 
 CONNECT_SECONDS = 2.0
 REPLY_SECONDS = 2.0
 PING_SECONDS = 2.0
+REFUSED_RETRY_SECONDS = 10.0
 _BATCH_COMMANDS_MAX = 100
 _WAITING_COMMANDS_MAX = 10_000
 
@@ -108,7 +115,11 @@ class RedisSessions:
         StoreUnavailable
         """
         key = _key(session_id)
-        record: bytes | None = await self.commands.submit(("GET", key))
+        try:
+            record: bytes | None = await self.commands.submit(("GET", key))
+        except _WrongType as error:
+            await self._set_aside(session_id, b"", error)
+            return None
         if record is None:
             return None
         if record == _DELETED:
@@ -116,8 +127,7 @@ class RedisSessions:
         try:
             return _session(record, session_id)
         except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
-            await self.commands.submit(("EVAL", _SET_ASIDE, 2, key, f"{key}:corrupt", record))
-            self._report(f"the record of session {session_id} cannot be read: {error}; it is now {key}:corrupt")
+            await self._set_aside(session_id, record, error)
             return None
 
     async def save(self, session: Session, *, expected: Session | None) -> None:
@@ -128,7 +138,11 @@ class RedisSessions:
         StaleSession, StoreUnavailable
         """
         stamp = b"" if expected is None else _stamp(expected)
-        saved = await self.commands.submit(("EVAL", _SAVE, 1, _key(session.id), stamp, _record(session)))
+        try:
+            saved = await self.commands.submit(("EVAL", _SAVE, 1, _key(session.id), stamp, _record(session)))
+        except _WrongType as error:  # it is no record; whoever reads it anew finds none
+            await self._set_aside(session.id, b"", error)
+            saved = False
         if not saved:
             raise stale_session(session, expected)
 
@@ -168,8 +182,13 @@ class RedisSessions:
                 pipeline.execute_command(*command)
             replies = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
-            return [_unavailable(error) for _ in commands]
-        return [_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
+            return [_failure(error) for _ in commands]
+        return [_failure(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+    async def _set_aside(self, session_id: str, record: bytes, why: Exception) -> None:
+        key = _key(session_id)
+        await self.commands.submit(("EVAL", _SET_ASIDE, 2, key, f"{key}:corrupt", record))
+        self._report(f"the record of session {session_id} cannot be read: {why}; it is now {key}:corrupt")
 
     def _report(self, what: str) -> None:
         at = asyncio.get_running_loop().time()
@@ -262,6 +281,26 @@ def _from_wire(wire: _Wire) -> Session:
         revision=wire.revision,
         tokens=wire.tokens,
     )
+
+
+class _WrongType(StoreUnavailable):
+    """The key holds another type than records are."""
+
+
+def _failure(reply: Exception) -> StoreUnavailable:
+    """Say what Redis answered a command with: it is there, and refuses, unless the connection was lost."""
+    if isinstance(reply.__context__, AuthenticationError):  # at connecting, redis-py tells of a connection only
+        reply = reply.__context__
+    if not isinstance(reply, ResponseError | AuthenticationError | AuthorizationError):
+        return _unavailable(reply)
+    kind = _WrongType if "WRONGTYPE" in str(reply) else StoreUnavailable
+    code = getattr(reply, "status_code", None) or str(reply).partition(" ")[0]
+    error = kind(
+        f"Redis is there and refuses the command ({code}): whoever runs the service must mend that",
+        retry_after_seconds=REFUSED_RETRY_SECONDS,
+    )
+    error.__cause__ = reply
+    return error
 
 
 def _unavailable(cause: Exception) -> StoreUnavailable:

@@ -96,11 +96,11 @@ def test_an_unreadable_record_is_set_aside_and_reported(redis_url, record):
     async def scenario():
         events = []
         async with connected(redis_url, events.append) as sessions, Redis.from_url(redis_url) as redis:
-            await redis.set(KEY, record, ex=1000)
+            await redis.set(KEY, record)  # which no one lets go with time
             assert await sessions.load("s1") is None
             assert await redis.get(KEY) is None
             assert await redis.get(f"{KEY}:corrupt") == record
-            assert 0 < await redis.ttl(f"{KEY}:corrupt") <= 1000
+            assert limits.SESSION_TTL_SECONDS - 60 < await redis.ttl(f"{KEY}:corrupt") <= limits.SESSION_TTL_SECONDS
             [event] = events
             assert isinstance(event, UnexpectedError)
             assert "session s1 cannot be read" in event.traceback
@@ -198,16 +198,63 @@ def test_concurrent_requests_share_round_trips(redis_url):
 def test_one_command_that_fails_fails_alone(redis_url):
     async def scenario():
         async with connected(redis_url) as sessions, Redis.from_url(redis_url) as redis:
-            await redis.rpush("orchestra:session:{list}", "no record")
+            await redis.rpush("a-list", "no record")
             outcomes = await asyncio.gather(
                 sessions.save(FIRST, expected=None),
-                sessions.load("list"),
+                sessions.commands.submit(("GET", "a-list")),
                 sessions.load("none"),
                 return_exceptions=True,
             )
             assert outcomes[::2] == [None, None]
             assert isinstance(outcomes[1], StoreUnavailable)
             assert "WRONGTYPE" in str(outcomes[1].__cause__)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+def test_a_key_of_another_type_is_set_aside_for_a_day_and_reported(redis_url, read_first):
+    async def scenario():
+        events = []
+        async with connected(redis_url, events.append) as sessions, Redis.from_url(redis_url) as redis:
+            await redis.rpush(KEY, "no record")
+            if read_first:
+                assert await sessions.load("s1") is None
+            else:
+                with pytest.raises(StaleSession):
+                    await sessions.save(FIRST, expected=None)
+            assert await redis.lrange(f"{KEY}:corrupt", 0, -1) == [b"no record"]
+            assert limits.SESSION_TTL_SECONDS - 60 < await redis.ttl(f"{KEY}:corrupt") <= limits.SESSION_TTL_SECONDS
+            [event] = events
+            assert "session s1 cannot be read" in event.traceback
+            await sessions.save(FIRST, expected=None)
+            assert await sessions.load("s1") == FIRST
+            assert len(events) == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_redis_refuses_is_told_as_a_refusal(redis_url):
+    async def scenario():
+        async with Redis.from_url(redis_url) as redis:
+            await redis.execute_command(
+                "ACL", "SETUSER", "reader", "on", ">secret", "~*", "+get", "+select", "+client", "+hello", "+auth"
+            )
+            try:
+                for password, calls, code in (
+                    ("secret", ("save",), "NOPERM"),
+                    ("wrong", ("save", "load"), "WRONGPASS"),
+                ):
+                    path, _, query = redis_url.partition("?")
+                    url = f"{path.replace('unix://', f'unix://reader:{password}@')}?{query}"
+                    async with connected(url) as sessions:
+                        for call in calls:
+                            with pytest.raises(StoreUnavailable, match=f"refuses the command .{code}") as refusal:
+                                await (sessions.load("s1") if call == "load" else sessions.save(FIRST, expected=None))
+                            assert "cannot be reached" not in refusal.value.detail
+                            assert refusal.value.retry_after_seconds == adapter.REFUSED_RETRY_SECONDS
+            finally:
+                await redis.execute_command("ACL", "DELUSER", "reader")
 
     asyncio.run(scenario())
 
