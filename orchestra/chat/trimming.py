@@ -144,7 +144,7 @@ class Room:
     def takes(self, exchange: tuple[Message, ...]) -> bool:
         """Put the exchange in, or pass over one that is too large even alone; tell whether to go on with older ones.
 
-        What was counted for nothing is bounded: of exchanges that are too large, few are passed over.
+        What is counted for nothing is bounded: of exchanges that are too large, two or three are passed over.
         """
         size_bytes = _bytes(exchange)
         if self._must_bytes + size_bytes > limits.SESSION_BYTES_MAX:
@@ -152,7 +152,7 @@ class Room:
         if (
             2 * len(self._exchanges) + len(exchange) > limits.SESSION_MESSAGES_MAX
             or self._bytes + size_bytes > limits.SESSION_BYTES_MAX
-            or self._tokens_looked_at > limits.SESSION_TOKENS_MAX
+            or self._tokens_looked_at > 2 * limits.SESSION_TOKENS_MAX
         ):
             return False
         tokens = _tokens(exchange)

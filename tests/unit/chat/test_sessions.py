@@ -12,12 +12,14 @@ from msgspec.structs import replace
 from orchestra import limits
 from orchestra.adapters.inprocess import InProcessConversations, InProcessMemories, InProcessSessions
 from orchestra.adapters.system import SystemEntropy
-from orchestra.chat.sessions import Sessions
+from orchestra.chat.mending import PAUSE_SECONDS_MAX
+from orchestra.chat.sessions import OpenSession, Sessions
 from orchestra.chat.stores import StoreCalls
 from orchestra.engines.apology import Apology
-from orchestra.errors import InvalidRequest, SessionUnknown, StoreUnavailable
-from orchestra.events import Event
+from orchestra.errors import InvalidRequest, SessionUnknown, StaleSession, StoreUnavailable
+from orchestra.events import Event, StoreFinished
 from orchestra.model import Memory, Profile, Turn
+from sim import loop
 from sim.distributions import Constant
 from sim.faults import Faults, StoreDown, StoreName
 from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
@@ -129,15 +131,99 @@ def test_another_users_session_cannot_be_told_from_none() -> None:
 
 
 def test_a_crash_between_the_two_writes_loses_nothing() -> None:
+    """The turn after it, wherever it runs, does not see what the crash left out; the one after that does."""
+
     async def story() -> None:
         house = House()
         session_id = await started(house)
         crashed = replace(house.turn(session_id, "t2", "before the crash"), number=2)
         await house.conversations.append(crashed, f"session:{session_id}")  # and then kill -9: no session save
         opened = await house.here.open(session_id, None, "c")
+        assert seen(opened) == ["message 1"], "the window that the module tells of"
         turn = await house.here.commit(opened, house.turn(session_id, "t3", "after the crash"))
         assert turn.number == 3
         assert await house.said(session_id) == ["message 1", "before the crash", "after the crash"]
+        assert seen(await house.there.open(session_id, None, "c")) == await house.said(session_id)
+
+    asyncio.run(story())
+
+
+def seen(opened: OpenSession) -> list[str]:
+    """What the model of a turn gets to see of what users said."""
+    return [message.content for message in opened.session.messages if message.role == "user"]
+
+
+ALWAYS = {"at": 0.0, "lasts": float("inf")}
+
+
+def test_a_durable_turn_is_answered_and_the_next_prompt_has_it_though_its_session_was_not_saved() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+        faults = Faults()
+        here = house.over_wires(faults)
+        opened = await here.open(session_id, None, "c")
+        with faults.injected(StoreDown(store="sessions", **ALWAYS)):
+            turn = await here.commit(opened, house.turn(session_id, "t2", "message 2"))
+        assert (turn.number, turn.degraded) == (2, ("session",))
+        assert [event.error for event in house.events if isinstance(event, StoreFinished)][-1] == "store-unavailable"
+        assert await house.said(session_id) == ["message 1"], "the record is behind"
+        again = await here.open(session_id, None, "c")
+        assert seen(again) == ["message 1", "message 2"]
+        assert await house.said(session_id) == ["message 1", "message 2"], "and saved at once"
+        assert seen(await house.there.open(session_id, None, "c")) == ["message 1", "message 2"]
+        assert (await here.commit(again, house.turn(session_id, "t3", "message 3"))).degraded == ()
+        await here.aclose()
+
+    asyncio.run(story())
+
+
+def test_a_record_that_is_behind_is_mended_by_itself_for_other_instances() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+        faults = Faults()
+        here = house.over_wires(faults)
+        opened = await here.open(session_id, None, "c")
+        with faults.injected(StoreDown(store="sessions", **ALWAYS)):
+            await here.commit(opened, house.turn(session_id, "t2", "message 2"))
+            await asyncio.sleep(100)
+            assert await house.said(session_id) == ["message 1"]
+        await asyncio.sleep(1.5 * PAUSE_SECONDS_MAX)
+        assert seen(await house.there.open(session_id, None, "c")) == ["message 1", "message 2"]
+        assert here._mender._task is None, "nothing is left to do"
+
+    loop.run(story())
+
+
+def test_a_turn_whose_end_is_unknown_is_looked_for() -> None:
+    """The conversation took it and could not say so; nobody is told that it failed, nor that it is there."""
+
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+        faults = Faults()
+        here = house.over_wires(faults)
+        opened = await here.open(session_id, None, "c")
+        turn = house.turn(session_id, "t2", "message 2")
+        unknown = pytest.raises(StoreUnavailable, match="may be durable or not: ask again with the same key")
+        with faults.injected(StoreDown(store="conversations", **ALWAYS)), unknown:
+            await here.commit(opened, turn)
+        await house.conversations.append(replace(turn, number=2), f"session:{session_id}")
+        assert seen(await here.open(session_id, None, "c")) == ["message 1", "message 2"]
+        await here.aclose()
+
+    asyncio.run(story())
+
+
+def test_notes_of_sessions_that_are_behind_are_bounded() -> None:
+    async def story() -> None:
+        mender = House().here._mender
+        for number in range(limits.SESSIONS_BEHIND_MAX + 1):
+            mender.note(f"s{number}", "c")
+        assert "s0" not in mender
+        assert "s1" in mender
+        await mender.aclose()
 
     asyncio.run(story())
 
@@ -524,5 +610,165 @@ def test_no_store_is_asked_for_a_session_whose_id_was_made_just_now() -> None:
         opened = await house.here.open("fresh", "ada", "c", fresh=True)
         assert (opened.session.id, opened.session.owner, opened.stored) == ("fresh", "user:ada", None)
         assert house.events == []
+
+    asyncio.run(story())
+
+
+async def large(house: House, turns: int, chars: int) -> str:
+    """A session of long turns, which no session store knows."""
+    for number in range(1, turns + 1):
+        turn = house.turn("s", f"t{number}", f"{number} " + "\u6f22" * chars, "ok")
+        await house.conversations.append(replace(turn, number=number), "session:s")
+    return "s"
+
+
+@pytest.mark.parametrize("ask", ["describe", "open", "unpin"])
+def test_a_session_is_made_anew_in_steps_that_count_little(monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+    counted = [0]  # characters, in each step of the loop
+    estimated = limits.estimated_tokens
+
+    def counting(text: str) -> int:
+        counted[-1] += len(text)
+        return estimated(text)
+
+    async def story() -> None:
+        house = House()
+        session_id = await large(house, 50, 45_000)
+        if ask == "unpin":
+            await house.here.change_profile(session_id, None, "c", changed_to(Profile(pinned=(1,))))
+
+        async def runs() -> None:
+            while True:
+                counted.append(0)
+                await asyncio.sleep(0)
+
+        running = asyncio.create_task(runs())
+        monkeypatch.setattr(limits, "estimated_tokens", counting)
+        if ask == "describe":
+            assert (await house.here.describe(session_id, None, "c")).messages == 4
+        elif ask == "open":
+            assert len((await house.here.open(session_id, None, "c")).session.messages) == 4
+        else:
+            await house.here.change_profile(session_id, None, "c", changed_to(Profile()))
+        monkeypatch.undo()
+        running.cancel()
+        assert sum(counted) < 1.6 * limits.SESSION_TOKENS_MAX
+        assert max(counted) < limits.SESSION_TOKENS_MAX
+
+    asyncio.run(story())
+
+
+def test_a_session_that_was_made_anew_to_be_described_is_stored() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=3)
+        before = await house.store.load(session_id)
+        house.store._records.clear()
+        view = await house.here.describe(session_id, None, "c")
+        assert await house.store.load(session_id) == before
+        asked = len(house.events)
+        assert await house.there.describe(session_id, None, "c") == view
+        assert len(house.events) == asked + 1, "one read of its record"
+
+    asyncio.run(story())
+
+
+def test_who_looked_at_a_session_does_not_bring_its_history_over_a_day() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house, turns=3)
+        house.store._records.clear()
+        house.clock.at += limits.SESSION_TTL_SECONDS - 1
+        await house.here.describe(session_id, None, "c")
+        house.clock.at += 2
+        assert await house.store.load(session_id) is not None
+        with pytest.raises(SessionUnknown):
+            await house.here.open(session_id, None, "c")
+        opened = await house.here.open(session_id, None, "c", create=True)
+        assert (opened.session.version, opened.session.messages) == (3, ())
+        view = await house.here.change_profile(session_id, None, "c", changed_to(Profile("Be brief.")))
+        assert (view.state, view.messages) == ("active", 0)
+
+    asyncio.run(story())
+
+
+def test_exchanges_that_are_too_large_alone_are_passed_over_and_not_for_ever() -> None:
+    async def story() -> None:
+        house = House()
+        for number, size in enumerate([1, *[60_000] * 3, 10, 60_000, 10], start=1):
+            words = "\u6f22" * size
+            turn = replace(house.turn("s", f"t{number}", words, words), number=number)
+            await house.conversations.append(turn, "session:s")
+        session = (await house.here.open("s", None, "c")).session
+        assert [message.turn for message in session.messages] == [5, 5, 7, 7]
+        assert (session.version, session.tokens) == (7, 4 * 14)
+
+    asyncio.run(story())
+
+
+def test_a_session_far_behind_its_conversation_is_made_anew() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+        opened = await house.here.open(session_id, None, "c")
+        for number in range(2, 400):
+            turn = replace(house.turn(session_id, f"t{number}", f"message {number}"), number=number)
+            await house.conversations.append(turn, f"session:{session_id}")
+        await house.here.commit(opened, house.turn(session_id, "last", "message 400"))
+        assert await house.said(session_id) == [f"message {number}" for number in range(351, 401)]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("instances", [1, 4])
+def test_thirty_changes_of_a_profile_at_once_are_all_kept(instances: int) -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+        faults = Faults()  # none: only that every call of a store takes a step of the loop
+        doors = [house.over_wires(faults) for _ in range(instances)]
+
+        def noted(number: int) -> Callable[[Profile], Profile]:
+            return lambda profile: replace(profile, metadata=profile.metadata | {str(number): ""})
+
+        await asyncio.gather(*(doors[n % instances].change_profile(session_id, None, "c", noted(n)) for n in range(30)))
+        view = await house.here.describe(session_id, None, "c")
+        assert len(view.profile.metadata) == 30
+        assert not any(door._changes._locks for door in doors)
+
+    loop.run(story())
+
+
+def test_who_loses_every_race_is_told_when_to_try_again() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+
+        class Ahead(InProcessConversations):
+            """A conversation store in which somebody is always first."""
+
+            async def set_profile(self, *args: object, **more: object) -> None:
+                raise StaleSession("somebody was first")
+
+        ahead = Ahead()
+        ahead.__dict__ = house.conversations.__dict__
+        calls = StoreCalls(house.events.append, seconds_max=5)
+        late = Sessions(house.store, ahead, calls, house.clock, SystemEntropy(), house.memories)
+        with pytest.raises(StaleSession) as refused:
+            await late.change_profile(session_id, None, "c", changed_to(Profile("Be brief.")))
+        assert refused.value.retry_after_seconds == 1
+
+    loop.run(story())
+
+
+def test_a_change_that_changes_nothing_counts_as_use() -> None:
+    async def story() -> None:
+        house = House()
+        session_id = await started(house)
+        house.clock.at += limits.SESSION_TTL_SECONDS - 1
+        view = await house.here.change_profile(session_id, None, "c", lambda profile: profile)
+        assert (view.updated_at, view.state) == (house.clock.at, "active")
+        house.clock.at += limits.SESSION_TTL_SECONDS - 1
+        assert len((await house.there.open(session_id, None, "c")).session.messages) == 2
 
     asyncio.run(story())
