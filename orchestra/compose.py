@@ -60,6 +60,7 @@ def build(ports: Ports, settings: Settings) -> DIContainer:
     container.register_singleton(StoreCalls, factory=_store_calls)
     container.register_singleton(Sessions, factory=_sessions)
     container.register_singleton(ICommandDispatcher, factory=_command_dispatcher)
+    container.register_singleton(AnswerCache, factory=_answer_cache)
     container.register_singleton(IOrchestraManager, factory=_orchestra_manager)
     container.register_singleton(IMemorySystem, factory=_memory_system)
     container.register_singleton(ChatOrchestrator, factory=_chat_orchestrator)
@@ -141,13 +142,18 @@ def _command_dispatcher(guards: Guards) -> ICommandDispatcher:
     return GuardedCommands(CommandDispatcher(), guards["commands"])
 
 
-def _orchestra_manager(ports: Ports, settings: Settings, guards: Guards, degradation: Degradation) -> IOrchestraManager:
+def _answer_cache() -> AnswerCache:
+    return AnswerCache(asyncio.get_running_loop().time)
+
+
+def _orchestra_manager(
+    ports: Ports, settings: Settings, guards: Guards, degradation: Degradation, answers: AnswerCache
+) -> IOrchestraManager:
     def asked(provider: Provider, name: str) -> Engine:
         """Return the engine that asks `provider`, behind the guard of that name and, out of the house, a gate."""
         engine = GuardedEngine(UnifiedOrchestrator(provider, name), guards[name])
         return GatedEngine(engine, lambda: degradation.allows(Feature.EXTERNAL_APIS)) if provider.external else engine
 
-    answers = AnswerCache(asyncio.get_running_loop().time)
     stand_ins: dict[str, tuple[Engine, Callable[[Exception], bool]]] = {
         "cache": (answers, fallback.failed),
         "apology": (Apology(), fallback.refused),
@@ -188,7 +194,7 @@ def _chat_orchestrator(
 
 
 async def _live_turns(
-    orchestrator: ChatOrchestrator, calls: StoreCalls, ports: Ports, settings: Settings
+    orchestrator: ChatOrchestrator, calls: StoreCalls, ports: Ports, settings: Settings, answers: AnswerCache
 ) -> AsyncIterator[LiveTurns]:
     turns = LiveTurns(
         orchestrator,
@@ -198,6 +204,7 @@ async def _live_turns(
         ports.entropy,
         ports.hook,
         settings.resume_grace_seconds,
+        answers.forget,
     )
     yield turns
     await turns.aclose()

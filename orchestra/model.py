@@ -236,10 +236,14 @@ class Prompt(Struct, frozen=True):
 
 
 class Given(Struct, frozen=True):
-    """What a client that keeps its own history sends along with each message, in place of a stored session's."""
+    """What a client that keeps its own history sends along with each message, in place of a stored session's.
+
+    `model` is the name that it asked for; whatever it is, the same turn is taken.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
+    model: str = ""
 
 
 class Delta(Struct, frozen=True, tag="delta"):

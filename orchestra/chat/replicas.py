@@ -24,6 +24,8 @@ from orchestra.frames import Done, LogFrame
 from orchestra.model import Turn
 from orchestra.ports import Relay
 
+EVERYWHERE = "instances"
+"""The address at which every instance hears."""
 ATTEND_SECONDS = 1.0
 ATTENDED_SECONDS = 3.5
 """Who asked so long ago, and not again, follows the turn no more."""
@@ -78,7 +80,13 @@ class Gone(Struct, frozen=True, array_like=True, tag="g"):
     turn_id: str
 
 
-Message = Begun | Attend | Stop | Entries | Gone
+class Deleted(Struct, frozen=True, array_like=True, tag="d"):
+    """To `EVERYWHERE`: the session was deleted. Who misses it still finds it so in the conversations."""
+
+    session_id: str
+
+
+Message = Begun | Attend | Stop | Entries | Gone | Deleted
 MESSAGES = msgspec.msgpack.Decoder(Message)
 _FRAMES: msgspec.json.Decoder[LogFrame] = msgspec.json.Decoder(LogFrame)
 
@@ -298,14 +306,21 @@ class Replicas:
         if log.ended:
             return
         if stored is None:
-            lost = TurnLost("the instance that ran this turn is gone: send the message again under the same id")
-            frames: tuple[LogFrame, ...] = (error_frame(lost, turn_id=log.turn_id, seq=log.seq + 1),)
+            frames: tuple[LogFrame, ...] = (error_frame(lost(), turn_id=log.turn_id, seq=log.seq + 1),)
         elif log.entries or log.base:
             frames = (Done(log.turn_id, log.seq + 1, stored.as_reply),)
         else:
-            frames = tuple(entry.frame for entry in ended_log(stored).entries)
+            ended = ended_log(stored)
+            log.base, frames = ended.base, tuple(entry.frame for entry in ended.entries)
         for frame in frames:
             self._deliver(log, log.add(frame))
+
+
+def lost() -> TurnLost:
+    """Return what is said of a turn whose instance is gone."""
+    return TurnLost(
+        "the instance that ran this turn is gone: send the message again under the same id", retry_after_seconds=1
+    )
 
 
 def instance_address(instance: str) -> str:

@@ -14,12 +14,14 @@ from typing import Self
 
 import msgspec
 
-from orchestra import errors, limits
-from orchestra.errors import OrchestraError, retry_after_of
+from orchestra import limits
+from orchestra.errors import OrchestraError, of_kind, retry_after_of
 from orchestra.frames import Done, ErrorFrame, LogFrame, Started
 from orchestra.model import ChatReply, Turn
 
 SEQS_PER_RUN = 1_000_000
+END_SEQ = 1_000_000_000
+"""Number of the end of a turn whose log is gone: above all that any log had, and the highest that a client may name."""
 ENTRY_BYTES = 400
 """What an entry takes beside its JSON, about."""
 
@@ -248,6 +250,11 @@ class KeptLogs:
         if (kept := self._logs.pop(turn_id, None)) is not None:
             self.size_bytes -= kept[0].size_bytes
 
+    def drop_session(self, session_id: str) -> None:
+        """Keep no log of that session any longer."""
+        for turn_id in [turn_id for turn_id, (log, _) in self._logs.items() if log.session_id == session_id]:
+            self.drop(turn_id)
+
     def close(self) -> None:
         """Forget everything."""
         self._logs.clear()
@@ -269,22 +276,14 @@ class KeptLogs:
 
 
 def ended_log(turn: Turn, after: int = 0) -> TurnLog:
-    """Return the log of a turn of which only the conversation still knows: its end, behind number `after`."""
-    return _whole(turn.session_id, turn.id, turn.message, turn.as_reply, after)
+    """Return the log of a turn of which only the conversation still knows, for who has number `after`.
 
-
-def shortened(log: TurnLog) -> TurnLog:
-    """Return the log of a turn that was answered as the conversation would tell it: its beginning and its end."""
-    done = log.entries[-1].frame
-    assert isinstance(done, Done)
-    return _whole(log.session_id, log.turn_id, log.message or "", done.reply, 0)
-
-
-def _whole(session_id: str, turn_id: str, message: str, reply: ChatReply, after: int) -> TurnLog:
-    log = TurnLog(session_id, turn_id, message, after)
+    Its end has one place, `END_SEQ`, wherever it is asked from: who has that, has all.
+    """
+    log = TurnLog(turn.session_id, turn.id, turn.message, END_SEQ - (1 if after else 2))
     if not after:
-        log.add(Started(session_id, turn_id, 1, message))
-    log.add(Done(turn_id, log.seq + 1, reply))
+        log.add(Started(turn.session_id, turn.id, END_SEQ - 1, turn.message))
+    log.add(Done(turn.id, END_SEQ, turn.as_reply))
     return log
 
 
@@ -314,12 +313,5 @@ def error_frame(
 
 def error_of(frame: ErrorFrame) -> OrchestraError:
     """Return the error that `frame` tells of, as another instance met it."""
-    kind = _KINDS.get(frame.kind, OrchestraError)
+    kind = of_kind(frame.kind) or OrchestraError
     return kind(frame.detail, field=frame.field, retry_after_seconds=frame.retry_after_seconds)
-
-
-_KINDS: dict[str, type[OrchestraError]] = {
-    each.kind: each
-    for each in vars(errors).values()
-    if isinstance(each, type) and issubclass(each, OrchestraError) and "kind" in vars(each)
-}

@@ -27,9 +27,11 @@ from orchestra import limits
 from orchestra.chat.orchestrator import ChatOrchestrator
 from orchestra.chat.replicas import (
     ATTENDED_SECONDS,
+    EVERYWHERE,
     MESSAGES,
     Attend,
     Begun,
+    Deleted,
     Entries,
     Gone,
     Replicas,
@@ -37,10 +39,12 @@ from orchestra.chat.replicas import (
     entries_of,
     entries_since,
     instance_address,
+    lost,
     session_address,
 )
 from orchestra.chat.stores import StoreCalls
 from orchestra.chat.turnlog import (
+    END_SEQ,
     SEQS_PER_RUN,
     Entry,
     Followed,
@@ -49,16 +53,15 @@ from orchestra.chat.turnlog import (
     Watch,
     ended_log,
     error_frame,
-    shortened,
 )
 from orchestra.errors import (
     KeyReused,
     OrchestraError,
+    SessionUnknown,
     ShuttingDown,
     StoreUnavailable,
     TurnCancelled,
     TurnInFlight,
-    TurnLost,
     TurnUnknown,
     unforeseen,
 )
@@ -86,6 +89,7 @@ class _Asked:
 
     request: ChatRequest
     turn_id: str
+    about: str
     keyed: bool
     create: bool
     grace: bool
@@ -118,6 +122,8 @@ class _Run(Followed):
         self.stopped_by: OrchestraError | None = None
         self.is_written = False
         self.attended: dict[str, float] = {}  # until when each other instance follows it
+        self._enter_by = 0.0  # by when the first follower has to be here
+        self._back_by = 0.0  # by when one who left may come back
         self._grace_seconds = grace_seconds
         self._is_listened = is_listened
         self._abandon = abandon
@@ -127,21 +133,35 @@ class _Run(Followed):
     def attach(self) -> None:
         """Count one more follower."""
         self._watchers += 1
+        self._enter_by = 0.0
         self.consider()
 
     async def detach(self, *, grace: bool) -> None:
         """Count one less; where the turn is given up at once, return when all that it called is closed."""
         self._watchers -= 1
-        self.consider(None if grace else 0.0)
+        if grace:
+            self.left()
+        else:
+            self.consider()
         if self.stopped_by is not None and self.task is not None:
             await asyncio.wait((self.task,))
 
     def attend(self, instance: str) -> None:
         """Count another instance as a follower, for a while."""
         self.attended[instance] = asyncio.get_running_loop().time() + ATTENDED_SECONDS
+        self.left(ATTENDED_SECONDS)
+
+    def enter(self, seconds: float) -> None:
+        """Wait so long for the first follower."""
+        self._enter_by = asyncio.get_running_loop().time() + seconds
         self.consider()
 
-    def consider(self, grace_seconds: float | None = None) -> None:
+    def left(self, after_seconds: float = 0.0) -> None:
+        """Give the grace to one who leaves, now or after so long; nobody else's leaving takes it away."""
+        self._back_by = max(self._back_by, asyncio.get_running_loop().time() + after_seconds + self._grace_seconds)
+        self.consider()
+
+    def consider(self) -> None:
         """See whether anybody follows the turn; else let it be given up when its grace is over."""
         if self._timer is not None:
             self._timer.cancel()
@@ -149,10 +169,9 @@ class _Run(Followed):
         if self._watchers or self._is_listened() or self.log.ended:
             return
         loop = asyncio.get_running_loop()
-        grace = self._grace_seconds if grace_seconds is None else grace_seconds
-        wait = max(0.0, max(self.attended.values(), default=0.0) - loop.time()) + grace
-        if wait:
-            self._timer = loop.call_later(wait, self._abandon, self)
+        until = max(self._enter_by, self._back_by)
+        if until > loop.time():
+            self._timer = loop.call_at(until, self._abandon, self)
         else:
             self._abandon(self)
 
@@ -198,6 +217,8 @@ class LiveTurns:
     hook : Hook
     grace_seconds : float
         How long a turn goes on that nobody follows, so that its client may come back; 0 stops it at once.
+    forget : callable
+        Told the id of each session that was deleted, here or on another instance.
     """
 
     def __init__(
@@ -209,6 +230,7 @@ class LiveTurns:
         entropy: Entropy,
         hook: Hook,
         grace_seconds: float,
+        forget: Callable[[str], None],
     ) -> None:
         self._orchestrator = orchestrator
         self._conversations = conversations
@@ -217,6 +239,7 @@ class LiveTurns:
         self._entropy = entropy
         self._hook = hook
         self._grace_seconds = grace_seconds
+        self._forget = forget
         self._runs: dict[str, _Run] = {}
         self._sessions: dict[str, dict[str, _Run]] = {}  # the runs again, by their session
         self._openings: dict[str, _Opening] = {}
@@ -227,7 +250,7 @@ class LiveTurns:
             relay, calls, self._stored, self._deliver, self._listeners.__contains__, self._kept.add
         )
         self._draining = False
-        self._unhear[""] = relay.hear(instance_address(relay.instance), self._receive)
+        self._unhear_all = [relay.hear(each, self._receive) for each in (instance_address(relay.instance), EVERYWHERE)]
 
     async def start(
         self,
@@ -274,14 +297,16 @@ class LiveTurns:
         correlation_id = correlation_id or self._entropy.hex(TURN_ID_BYTES)
         keyed = key is not None
         turn_id = turn_id_of(request.session_id, request.user_id, key) if key is not None else self._new_id()
-        asked = _Asked(request, turn_id, keyed, create, grace, client_id, correlation_id, trace, seconds_max, given)
+        about = _about(request.message, given) if keyed else ""
+        asked = _Asked(
+            request, turn_id, about, keyed, create, grace, client_id, correlation_id, trace, seconds_max, given
+        )
         followed: Followed | None = None
         replayed = True
         if not keyed:
             followed, replayed = self._begin(asked, 0), False
-        elif (followed := self._at_hand(turn_id)) is None:
+        elif (followed := self._at_hand(asked)) is None:
             followed, replayed = await self._opened(asked)
-        _check_same(followed.log.message, request.message)
         if replayed and not join and not followed.log.ended:
             raise TurnInFlight("this turn is under way: its reply can be had when it is done", retry_after_seconds=1)
         return Watch(followed, 0, grace=grace, replayed=replayed)
@@ -289,7 +314,8 @@ class LiveTurns:
     async def resume(self, session_id: str, turn_id: str, *, after: int = 0, grace: bool = True) -> Watch:
         """Return a watch of a turn's log from behind number `after`, wherever the turn runs, or how it ended.
 
-        Of a turn that ended too long ago, what the log had is gone, and `Done` with its whole reply is all that comes.
+        Of a turn that ended too long ago, what the log had is gone, and `Done` with its whole reply is all that comes,
+        once: its number is `END_SEQ`, and behind that nothing comes.
 
         Raises
         ------
@@ -299,6 +325,7 @@ class LiveTurns:
             The instance that ran it is gone: the client sends its message again, under the same key.
         StoreUnavailable
         """
+        after = min(after, END_SEQ)
         followed, source = await self._sought(session_id, turn_id, after)
         at = asyncio.get_running_loop().time()
         self._hook(TurnResumed(at, "", session_id, turn_id, source))
@@ -367,9 +394,14 @@ class LiveTurns:
                 del self._listeners[session_id]
                 self._unhear.pop(session_id)()
                 for run in tuple(self._of(session_id).values()):
-                    run.consider()
+                    run.left()
 
         return end
+
+    def deleted(self, session_id: str) -> None:
+        """Forget, here and on all instances, what is kept in memory of a session that was deleted."""
+        self._relay.tell(EVERYWHERE, msgspec.msgpack.encode(Deleted(session_id)))
+        self._forget_session(session_id)
 
     async def drain(self, seconds_max: float) -> None:
         """Take no more turns, and return when all have ended; those that run longer are stopped with `ShuttingDown`."""
@@ -391,22 +423,26 @@ class LiveTurns:
         if openings:
             await asyncio.wait(openings)
         await self._cut()
-        for unhear in self._unhear.values():
+        for unhear in (*self._unhear.values(), *self._unhear_all):
             unhear()
         await self._replicas.aclose()
         self._kept.close()
 
     # --- how a turn is opened
 
-    def _at_hand(self, turn_id: str) -> Followed | None:
-        """Return what is known here of a turn that came before, unless that has to run again."""
-        kept = self._kept.get(turn_id)
-        if kept is not None and kept.error is None:
-            return Followed(shortened(kept))
-        run = self._runs.get(turn_id)
+    def _at_hand(self, asked: _Asked) -> Followed | None:
+        """Return the turn where it runs and is followed here already; one that has ended is the conversation's to tell.
+
+        What history came with a turn that runs elsewhere, its claim tells and its log does not.
+        """
+        run = self._runs.get(asked.turn_id)
         if run is not None:
+            _check_same(run.asked.about, asked.about)
             return run if run.stopped_by is None else None
-        return self._replicas.get(turn_id)
+        replica = self._replicas.get(asked.turn_id) if asked.given is None else None
+        if replica is not None:
+            _check_same(replica.log.message, asked.request.message)
+        return replica
 
     async def _opened(self, asked: _Asked) -> tuple[Followed, bool]:
         """Return the turn, and whether it had begun before; who asks for one that is being opened shares it."""
@@ -416,7 +452,7 @@ class LiveTurns:
             opening = self._openings[asked.turn_id] = _Opening(asked)
             opening.task = asyncio.create_task(self._open(opening))
             opening.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # askers may be gone
-        _check_same(opening.asked.request.message, asked.request.message)
+        _check_same(opening.asked.about, asked.about)
         assert opening.task is not None
         opening.askers += 1
         try:
@@ -428,18 +464,20 @@ class LiveTurns:
     async def _open(self, opening: _Opening) -> tuple[Followed, bool]:
         """Find the turn, or begin it. To claim it comes first: what others committed before that is found after it."""
         asked = opening.asked
-        turn_id, about = asked.turn_id, _about(asked.request.message)
+        turn_id, about = asked.turn_id, asked.about
         claim, begun = None, False
         try:
             if (stopped := self._runs.get(turn_id)) is not None and stopped.task is not None:
                 await asyncio.wait((stopped.task,))
             claim = await self._claimed(turn_id, about)
-            if claim is not None and claim.about != about:
-                raise _reused()
             stored = await self._stored(turn_id, asked.correlation_id)
             if stored is not None:
                 _check_same(stored.message, asked.request.message)
+                if asked.given is not None:
+                    _check_same(stored.session_id, _session_of(asked))
                 return Followed(ended_log(stored)), True
+            if claim is not None:  # of a turn that is durable, a claim may be younger, by who was refused just now
+                _check_same(claim.about, about)
             if claim is not None and claim.holder is not None:
                 session_id, message = asked.request.session_id or "", asked.request.message
                 return self._replicas.follow(session_id, turn_id, claim.holder, message=message), True
@@ -462,7 +500,7 @@ class LiveTurns:
         if self._draining:
             raise _shutting_down()
         turn_id = asked.turn_id
-        session_id = asked.request.session_id or self._new_id()
+        session_id = asked.request.session_id or (_session_of(asked) if asked.keyed and asked.given else self._new_id())
         log = TurnLog(session_id, turn_id, asked.request.message, number * SEQS_PER_RUN)
         run = _Run(log, asked, self._grace_seconds, lambda: session_id in self._listeners, self._abandoned)
         self._kept.drop(turn_id)
@@ -473,7 +511,7 @@ class LiveTurns:
         self._add(run, Started(session_id, turn_id, log.seq + 1, asked.request.message, asked.client_id))
         run.task = asyncio.create_task(self._run(run))
         run.task.add_done_callback(lambda task: self._ended(run, task))
-        run.consider(max(ENTER_SECONDS, self._grace_seconds if asked.grace else 0.0))
+        run.enter(max(ENTER_SECONDS, self._grace_seconds if asked.grace else 0.0))
         return run
 
     # --- how it runs and ends
@@ -569,6 +607,8 @@ class LiveTurns:
                 run = self._runs.get(message.turn_id)
                 if run is not None and run.log.session_id == message.session_id:
                     run.stop(_stopped())
+            case Deleted():
+                self._forget_session(message.session_id)
             case Entries() | Gone():
                 self._replicas.receive(message)
 
@@ -593,21 +633,33 @@ class LiveTurns:
             return here, "here"
         kept = self._kept.get(turn_id)
         if kept is not None and kept.session_id == session_id and kept.error is None:
+            await self._check_kept(session_id, turn_id)
             return Followed(kept), "kept"
         found = await self._found(session_id, turn_id)
         if found is not None and found.alive and found.holder != self._relay.instance:
+            if not found.runs:
+                await self._check_kept(session_id, turn_id)
             return self._replicas.follow(session_id, turn_id, found.holder, after=after), "elsewhere"
         if kept is not None and kept.session_id == session_id:
+            await self._check_kept(session_id, turn_id)
             return Followed(kept), "kept"
         stored = await self._stored(turn_id)
         if stored is not None and stored.session_id == session_id:
             return Followed(ended_log(stored, after)), "stored"
         if found is not None and found.holder != self._relay.instance and stored is None:
-            raise TurnLost(
-                "the instance that ran this turn is gone: send the message again under the same id",
-                retry_after_seconds=1,
-            )
+            raise lost()
         raise _unknown(turn_id)
+
+    async def _check_kept(self, session_id: str, turn_id: str) -> None:
+        """Raise `TurnUnknown` where the session of a log that has ended was deleted: nothing of it is told any more."""
+        try:
+            await self._calls("conversations", turn_id, self._conversations.head(session_id))
+        except SessionUnknown as error:
+            raise _unknown(turn_id) from error
+
+    def _forget_session(self, session_id: str) -> None:
+        self._kept.drop_session(session_id)
+        self._forget(session_id)
 
     def _of(self, session_id: str) -> dict[str, "_Run"]:
         return self._sessions.get(session_id, {})
@@ -641,11 +693,17 @@ def _check_same(first: str | None, now: str) -> None:
 
 
 def _reused() -> KeyReused:
-    return KeyReused("this idempotency key was sent with another message: use a new key for a new message")
+    return KeyReused(
+        "this idempotency key was sent with another message, or another history: use a new key for a new message"
+    )
 
 
 def _unknown(turn_id: str) -> TurnUnknown:
-    return TurnUnknown(f"there is no turn {turn_id!r} in this session, running or durable", field="turn_id")
+    return TurnUnknown(
+        f"there is no turn {turn_id!r} in this session, running or durable: read the session, and where the message is "
+        "not in it, send it again",
+        field="turn_id",
+    )
 
 
 def _stopped() -> TurnCancelled:
@@ -656,8 +714,19 @@ def _shutting_down() -> ShuttingDown:
     return ShuttingDown("the instance is shutting down: connect again and send it once more", retry_after_seconds=1)
 
 
-def _about(message: str) -> str:
-    return sha256(message.encode()).hexdigest()[: 2 * TURN_ID_BYTES]
+def _about(message: str, given: Given | None) -> str:
+    """Return a digest of all that must be the same when a key comes again."""
+    said = message.encode() if given is None else msgspec.msgpack.encode((message, given))
+    return sha256(said).hexdigest()[: 2 * TURN_ID_BYTES]
+
+
+def _session_of(asked: _Asked) -> str:
+    """Return the id of the session that a turn with a key and a history of its own begins.
+
+    It follows from both, so that a durable turn tells by its session whether the same is asked again: the history
+    itself is not stored.
+    """
+    return turn_id_of(asked.turn_id, None, asked.about)
 
 
 def turn_id_of(session_id: str | None, user_id: str | None, key: str) -> str:

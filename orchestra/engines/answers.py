@@ -20,6 +20,7 @@ from orchestra.model import Chunk, Delta, Finish
 
 
 class _Entry(NamedTuple):
+    session_id: str
     text: str
     finish: Finish
     expires_at: float
@@ -47,7 +48,7 @@ class AnswerCache:
             return
         question = _question(task)
         self._forget(question)
-        self._entries[question] = _Entry(text, finish, self._now() + limits.ANSWER_SECONDS_MAX)
+        self._entries[question] = _Entry(task.session.id, text, finish, self._now() + limits.ANSWER_SECONDS_MAX)
         self._chars += len(text)
         while len(self._entries) > limits.ANSWERS_MAX or self._chars > limits.ANSWERS_CHARS_MAX:
             self._forget(next(iter(self._entries)))
@@ -69,6 +70,11 @@ class AnswerCache:
             raise NotFound("nobody asked the same question lately")
         yield Delta(entry.text)
         yield entry.finish
+
+    def forget(self, session_id: str) -> None:
+        """Keep nothing that was answered in a session which was deleted."""
+        for question in [each for each, entry in self._entries.items() if entry.session_id == session_id]:
+            self._forget(question)
 
     def _forget(self, question: bytes) -> None:
         entry = self._entries.pop(question, None)

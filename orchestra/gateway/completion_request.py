@@ -156,7 +156,7 @@ def asked_of(body: object) -> Asked:
         stream=bool(said.stream),
         include_usage=bool(said.stream_options and said.stream_options.include_usage),
         request=ChatRequest(said.messages[-1].text, user_id=user_id, stream=bool(said.stream)),
-        given=Given(_history(said.messages), _sampling(said)),
+        given=Given(_history(said.messages), _sampling(said), said.model),
     )
 
 

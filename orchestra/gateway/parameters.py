@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from orchestra import limits
+from orchestra.chat.turnlog import END_SEQ
 from orchestra.errors import InvalidRequest
 
 TIMEOUT_HEADER = "X-Request-Timeout"
@@ -14,7 +15,7 @@ REPLAYED_HEADER = "Idempotency-Replayed"
 PLACE_HEADER = "Last-Event-ID"
 PREFER_HEADER = "Prefer"
 NO_RESUME = "no-resume"
-SEQ_MAX = 10**9
+SEQ_MAX = END_SEQ
 EVENT_STREAM = "text/event-stream"
 SHOWN_CHARS_MAX = 40
 

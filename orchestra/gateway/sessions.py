@@ -276,6 +276,7 @@ async def delete(request: Request, session_id: str) -> HTTPResponse:
                 await turns.cancel(session_id, each.turn_id)
         async with sessions.exclusive(session_id):  # when the cancelled have ended
             await sessions.delete(session_id, None, request.ctx.correlation_id)
+        turns.deleted(session_id)
     return HTTPResponse(status=204, headers=NO_STORE)
 
 

@@ -11,7 +11,7 @@ from orchestra import compose, limits
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessSessions
 from orchestra.adapters.inprocess_relay import InProcessHub
-from orchestra.chat.turnlog import SEQS_PER_RUN, KeptLogs, TurnLog
+from orchestra.chat.turnlog import END_SEQ, SEQS_PER_RUN, KeptLogs, TurnLog
 from orchestra.chat.turns import Entry, LiveTurns, Watch, turn_id_of
 from orchestra.config import Settings
 from orchestra.errors import (
@@ -25,7 +25,7 @@ from orchestra.errors import (
 )
 from orchestra.events import Event, TurnAbandoned, TurnFinished, TurnResumed
 from orchestra.frames import DeltaFrame, Done, ErrorFrame, LiveTurnView, Started
-from orchestra.model import ChatRequest, Chunk, Delta, Finish, Prompt, Usage
+from orchestra.model import ChatRequest, Chunk, Delta, Finish, Given, Message, Prompt, Sampling, Usage
 from orchestra.ports import Ports
 from sim import loop
 from sim.clock import SimClock
@@ -282,7 +282,7 @@ def test_a_repeated_key_gives_the_very_first_reply_again(wait: float) -> None:
             watch = await instance.say(key="k", join=False)
             again = await followed(watch)
             assert watch.replayed
-            assert brief(again)[0] == (1, "started: hello")
+            assert brief(again) == [(END_SEQ - 1, "started: hello"), (END_SEQ, "done: one two three")]
             assert again[-1].frame.reply == first[-1].frame.reply  # type: ignore[union-attr]
             assert again[-1].frame.reply.correlation_id == "c-1"  # type: ignore[union-attr]
         assert here.provider.calls == 1
@@ -607,7 +607,7 @@ def test_to_drain_lets_turns_end_and_stops_those_that_take_longer() -> None:
         assert house.clock.now() - began == pytest.approx(2.0, abs=0.01)
         ends = [brief(await each)[-1][1] for each in watching]
         assert ends == ["done: hi", "error: shutting-down"]
-        assert brief(await followed(await here.say(key="q")))[-1] == (2, "done: hi")
+        assert brief(await followed(await here.say(key="q")))[-1] == (END_SEQ, "done: hi")
         again = await there.say("slow", key="k", session_id="t")  # where its client sends it next
         assert brief(await followed(again))[-1][1] == "done: one two three"
         assert [turn.reply for turn in await house.conversations.turns("t")] == ["one two three"]
@@ -658,13 +658,96 @@ def test_a_log_that_ended_elsewhere_is_told_from_there_for_a_while(ends: str) ->
         await asyncio.sleep(90)
         if ends == "well":
             back = await there.turns.resume("s", watch.turn_id, after=1)
-            assert brief(await followed(back)) == [(2, "done: one")]
+            assert brief(await followed(back)) == [(END_SEQ, "done: one")]
         else:
             with pytest.raises(TurnUnknown):
                 await there.turns.resume("s", watch.turn_id, after=1)
 
     steps: tuple[Step, ...] = ("one",) if ends == "well" else ("one", ProviderFailed("it broke"))
     lived(story, steps, instances=2)
+
+
+def test_the_end_that_only_the_conversation_knows_has_one_place() -> None:
+    async def story(house: House, here: Instance) -> None:
+        watch = await here.say()
+        await followed(watch)
+        await asyncio.sleep(limits.LOG_SECONDS + 1)
+        for after in (0, 1, 5, 57, END_SEQ - 1):
+            told = brief(await followed(await here.turns.resume("s", watch.turn_id, after=after)))
+            assert told[-1] == (END_SEQ, "done: one two three")
+            assert len(told) == (2 if after == 0 else 1)
+        for after in (END_SEQ, END_SEQ + 1, 10**15):
+            assert await followed(await here.turns.resume("s", watch.turn_id, after=after)) == []
+
+    lived(story)
+
+
+@pytest.mark.parametrize("asked_of", ["here", "there"])
+@pytest.mark.parametrize("ends", ["well", "cancelled"])
+def test_what_is_kept_of_a_deleted_conversation_is_told_to_nobody(asked_of: str, ends: str) -> None:
+    """Also where nobody told of the deletion: what another instance deletes, and the message of it is lost."""
+
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        watch = await here.say(key="k")
+        if ends == "well":
+            await followed(watch)
+        else:
+            await followed(watch, most=3)
+            await here.turns.cancel("s", watch.turn_id)
+            await asyncio.sleep(0.1)
+        instance = here if asked_of == "here" else there
+        assert len(await followed(await instance.turns.resume("s", watch.turn_id))) >= 3
+        await house.conversations.delete("s")
+        await house.sessions.delete("s")
+        with pytest.raises(TurnUnknown):
+            await instance.turns.resume("s", watch.turn_id)
+        again = await followed(await instance.say(key="k"))
+        assert [_content(entry) for entry in again][-1] == "error: session-unknown"
+        assert len(again) == 2
+
+    lived(story, instances=2)
+
+
+def test_a_deletion_is_told_to_all_instances() -> None:
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        watch = await here.say(key="k")
+        await followed(await there.turns.resume("s", watch.turn_id))
+        await followed(await here.say(session_id="t", key="k"))
+        assert [len(each.turns._kept) for each in (here, there)] == [2, 1]
+        there.turns.deleted("s")
+        await asyncio.sleep(0.1)
+        assert [len(each.turns._kept) for each in (here, there)] == [1, 0]
+
+    lived(story, instances=2)
+
+
+GIVEN = Given((Message("user", "before"), Message("assistant", "so")), Sampling(temperature=0.5), "orchestra")
+OTHERS = {
+    "history": Given((Message("user", "before"), Message("assistant", "no")), GIVEN.sampling, GIVEN.model),
+    "shorter": Given((), GIVEN.sampling, GIVEN.model),
+    "sampling": Given(GIVEN.messages, Sampling(temperature=0.6), GIVEN.model),
+    "model": Given(GIVEN.messages, GIVEN.sampling, "other"),
+}
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.5, 10.0, limits.LOG_SECONDS + 10, limits.CLAIM_SECONDS + 10.0])
+def test_a_key_that_comes_again_with_another_history_is_refused(wait: float) -> None:
+    """While it is opened, while it runs, where its log is kept, where its claim is, and from the conversation alone."""
+
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        say = {"session_id": None, "key": "k"}
+        first = asyncio.create_task(here.say(given=GIVEN, **say))
+        await asyncio.sleep(wait)
+        for instance in (here, there):
+            for other in OTHERS.values():
+                with pytest.raises(KeyReused):
+                    await instance.say(given=other, **say)
+            again = await instance.say(given=GIVEN, **say)
+            assert again.replayed
+            assert (await again.reply()).session_id == (await first).session_id
+        assert here.provider.calls == 1
+
+    lived(story, instances=2)
 
 
 def test_listeners_on_other_instances_hear_the_turns_of_their_session() -> None:
@@ -678,6 +761,23 @@ def test_listeners_on_other_instances_hear_the_turns_of_their_session() -> None:
         stop()
 
     lived(story, instances=2, resume_grace_seconds=0.5)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_one_who_cannot_come_back_takes_nobody_s_grace_away(elsewhere: bool) -> None:
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        watch = await here.say()
+        if elsewhere:
+            other = await there.turns.resume("s", watch.turn_id)
+            await asyncio.gather(followed(watch, most=2), followed(other, most=2))
+        else:
+            await followed(watch, most=2)
+        glance = await here.turns.resume("s", watch.turn_id, grace=False)
+        await followed(glance, most=1)
+        await asyncio.sleep(0.9)
+        assert len(await followed(await here.turns.resume("s", watch.turn_id))) == 5
+
+    lived(story, instances=2, resume_grace_seconds=1.0)
 
 
 def test_a_turn_goes_on_for_who_follows_it_elsewhere_and_no_longer() -> None:

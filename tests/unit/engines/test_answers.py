@@ -78,6 +78,17 @@ def test_what_depends_on_a_history_is_not_kept() -> None:
             said(cache, task("why?", *history))
 
 
+def test_what_was_answered_in_a_deleted_session_is_forgotten() -> None:
+    cache = AnswerCache(Hours())
+    cache.keep(task("why?"), "because", FINISH)
+    cache.forget("t")
+    assert said(cache, task("why?"))
+    cache.forget("s")
+    assert cache._chars == 0
+    with pytest.raises(NotFound):
+        said(cache, task("why?"))
+
+
 def test_an_answer_grows_old() -> None:
     hours = Hours()
     cache = AnswerCache(hours)
