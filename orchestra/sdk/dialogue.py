@@ -41,7 +41,7 @@ from orchestra.frames import (
     Started,
 )
 from orchestra.sdk.events import Answered, Began, Connected, Disconnected, Event, Failed, Level
-from orchestra.sdk.failures import Unreachable, error_of_frame
+from orchestra.sdk.failures import OUTCOME_UNKNOWN, Unreachable, error_of_frame
 from orchestra.sdk.progress import Progress
 from orchestra.sdk.retries import Attempts, Retries
 from orchestra.sdk.system import System
@@ -366,12 +366,12 @@ class Dialogue:
             self._send_again(message, error)
 
     def _ended_badly(self, turn: _Followed, error: OrchestraError) -> None:
-        """Send a message again whose turn was lost, or failed before anything was told."""
+        """Send a message again whose turn was lost, may be durable for all that, or failed before anything was told."""
         message = turn.message
         if message is None:
             self._forget(turn)
             self.events.append(Failed(turn.turn_id, None, error))
-        elif message.is_cancelled or (turn.progress.text and not isinstance(error, TurnLost | ShuttingDown)):
+        elif message.is_cancelled or (turn.progress.text and not isinstance(error, OUTCOME_UNKNOWN)):
             self._fail(message, error)
         else:
             self._send_again(message, error)

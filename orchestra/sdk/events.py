@@ -50,7 +50,12 @@ class Answered(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """A message was refused for good, or its turn came to no end; nothing of it is in the conversation."""
+    """A message was refused for good, or its turn came to no end.
+
+    Nothing of it is in the conversation, as far as is known. `StoreUnavailable`, `ShuttingDown` and `TurnLost` come
+    only after it was sent again in vain, if it was ours and not stopped; they and `DeadlineExceeded` can end a turn
+    that became durable all the same: `read` tells, or the message sent again under the same id.
+    """
 
     turn_id: str | None
     id: str | None

@@ -7,13 +7,16 @@ import msgspec
 from msgspec import Struct
 
 from orchestra import errors
-from orchestra.errors import OrchestraError
+from orchestra.errors import OrchestraError, ShuttingDown, StoreUnavailable, TurnLost
 from orchestra.frames import ErrorFrame
 
 PROBLEM_PREFIX = "urn:ai-orchestra:problem:"
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 """Of an answer that is no problem of the service's: a balancer's, say."""
 EXCERPT_CHARS_MAX = 200
+
+OUTCOME_UNKNOWN = (TurnLost, ShuttingDown, StoreUnavailable)
+"""What may end a turn that is durable for all that: sent again under its id, the conversation answers."""
 
 
 class Unreachable(OrchestraError):

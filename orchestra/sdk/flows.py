@@ -19,7 +19,7 @@ from orchestra.frames import Done, ErrorFrame, LogFrame, Started
 from orchestra.model import ChatReply
 from orchestra.sdk import requests
 from orchestra.sdk.events import Restarted, Text
-from orchestra.sdk.failures import Answer, Unreachable, error_of, error_of_frame
+from orchestra.sdk.failures import OUTCOME_UNKNOWN, Answer, Unreachable, error_of, error_of_frame
 from orchestra.sdk.progress import Progress
 from orchestra.sdk.requests import Ask
 from orchestra.sdk.retries import Attempts
@@ -214,7 +214,7 @@ class StreamedTurn:
         """
         has_failed, self._has_failed = self._has_failed, False
         lost = isinstance(error, TurnLost | ShuttingDown) or (self._resumes and isinstance(error, TurnUnknown))
-        if has_failed and not lost and self.text:
+        if has_failed and not lost and self.text and not isinstance(error, OUTCOME_UNKNOWN):
             raise error
         if has_failed or lost:  # then the message is sent again
             self.turn_id = None

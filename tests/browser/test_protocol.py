@@ -173,6 +173,16 @@ def test_what_may_go_well_the_next_time_is_said_again_after_its_wait(talk, where
     assert talk.turn["state"] == "failed"
 
 
+def test_a_turn_that_a_store_left_in_doubt_is_said_again_after_its_first_word(talk):
+    talk.hear(ready())
+    talk.do("say", "hello", "key")
+    assert talk.hear(accepted(), *LOG[:2], error("store-unavailable", turn_id="t1", seq=3)) == []
+    assert talk.turn["state"] == "waiting"
+    assert talk.do("retry", 0) == [MESSAGE]
+    talk.hear(accepted(), done(1, "one two"))  # it was durable
+    assert (talk.turn["state"], talk.turn["text"]) == ("done", "one two")
+
+
 def test_what_waits_can_be_stopped(talk):
     talk.hear(ready())
     talk.do("say", "hello", "key")

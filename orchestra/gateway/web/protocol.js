@@ -231,8 +231,8 @@ export class Conversation {
     if (frame.kind === 'turn-cancelled' || one.isStopping) this.#end(one, 'stopped');
     else if (one.key !== null && frame.kind === 'turn-lost') return this.#lost(one, frame);
     else if (one.key !== null && frame.kind === 'shutting-down') this.#unsend(one);
-    else if (one.key !== null && !one.text) this.#postpone(one, frame);
-    else this.#fail(one, frame); // never silently after the first word
+    else if (one.key !== null && (!one.text || frame.kind === 'store-unavailable')) this.#postpone(one, frame);
+    else this.#fail(one, frame); // never silently after the first word, unless it may be durable for all that
     return [];
   }
 

@@ -240,6 +240,24 @@ def test_an_answer_that_broke_off_is_not_begun_again_silently(told):
     assert told.later(99) == []
 
 
+def test_a_turn_that_a_store_left_in_doubt_is_asked_for_again(told):
+    begun(told)
+    assert told.comes(error(StoreUnavailable, turn_id="t1", seq=3, after=1.0)) == []
+    assert told.later(1.5) == [("message", "m1", "Hello", "ada")]
+    done = reply("t1", "One two")  # it was durable: the conversation answers
+    assert told.comes(Accepted("m1", "t1"), Done("t1", 1, done)) == [Text("t1", "two"), Answered("t1", "m1", done)]
+
+
+def test_a_turn_that_stays_in_doubt_fails_in_the_end(machine):
+    told = Told(machine, attempts_max=2)
+    begun(told)
+    assert told.comes(error(StoreUnavailable, turn_id="t1", seq=3)) == []
+    assert told.later(9) == [("message", "m1", "Hello", "ada")]
+    told.comes(Accepted("m1", "t1"))
+    (failed,) = told.comes(error(StoreUnavailable, turn_id="t1", seq=4))
+    assert (failed.id, type(failed.error)) == ("m1", StoreUnavailable)
+
+
 def test_a_turn_that_failed_before_its_first_word_is_tried_again(told):
     begun(told, text="")
     assert told.comes(error(ProviderFailed, turn_id="t1", seq=3)) == []

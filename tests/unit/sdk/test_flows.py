@@ -3,7 +3,15 @@
 import msgspec
 import pytest
 
-from orchestra.errors import Overloaded, ProviderFailed, SessionExists, SessionUnknown, TurnLost, TurnUnknown
+from orchestra.errors import (
+    Overloaded,
+    ProviderFailed,
+    SessionExists,
+    SessionUnknown,
+    StoreUnavailable,
+    TurnLost,
+    TurnUnknown,
+)
 from orchestra.frames import DeltaFrame, Done, Started
 from orchestra.gateway.problems import headers_of, problem_of
 from orchestra.model import ChatReply, Usage
@@ -150,6 +158,16 @@ def test_an_answer_that_broke_off_in_the_middle_is_not_begun_again_silently(atte
             *(STREAM, piece(Started("s", "t", 1, "Hello")), piece(DeltaFrame("t", 2, "One "))),
             failure(ProviderFailed, 3),
         )
+
+
+def test_an_answer_that_a_store_left_in_doubt_is_asked_for_again(attempts, turn):
+    did = carried(
+        flows.streamed(turn, attempts),
+        *(STREAM, piece(Started("s", "t", 1, "Hello")), piece(DeltaFrame("t", 2, "One "))),
+        *(failure(StoreUnavailable, 3), STREAM, piece(Done("t", 1, REPLY))),
+    )
+    assert targets(did) == ["POST /chat/v2/chat"] * 2
+    assert told(did) == [Text("t", "One "), Text("t", "two")]
 
 
 def test_an_answer_that_failed_before_its_first_piece_is_asked_for_again(attempts, turn):
