@@ -209,27 +209,27 @@ def _history(messages: tuple[CompletionMessage, ...]) -> tuple[Message, ...]:
     ------
     ContextTooLong
     """
-    history = [Message(_role(each), each.text) for each in messages[:-1]]
+    *history, last = [Message(_role(each), each.text) for each in messages]
     for amount, most, unit in (
         (len(history), limits.GIVEN_MESSAGES_MAX, "messages"),
-        (_tokens(history), limits.SESSION_TOKENS_MAX, "tokens"),
+        (_tokens([*history, last]), limits.SESSION_TOKENS_MAX, "tokens with the last message"),
         (sum(len(each.content.encode()) for each in history), limits.SESSION_BYTES_MAX, "bytes"),
     ):
         if amount > most:
             raise ContextTooLong(
                 f"the history before the last message has {amount} {unit}, at most {most} are allowed: leave the "
-                "oldest messages out",
+                "oldest messages out, or shorten them",
                 field="messages",
             )
     return tuple(sorted(history, key=lambda each: each.role != "system"))
 
 
-def _tokens(history: list[Message]) -> int:
-    """Return the history's tokens, or, where even that is within the bound, its characters: no token is less."""
-    chars = sum(max(1, len(each.content)) for each in history)
+def _tokens(messages: list[Message]) -> int:
+    """Return the messages' tokens, or, where even that is within the bound, its characters: no token is less."""
+    chars = sum(max(1, len(each.content)) for each in messages)
     if chars <= limits.SESSION_TOKENS_MAX:
         return chars
-    return sum(limits.estimated_tokens(each.content) for each in history)
+    return sum(limits.estimated_tokens(each.content) for each in messages)
 
 
 def _role(message: CompletionMessage) -> Role:

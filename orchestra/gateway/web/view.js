@@ -229,6 +229,8 @@ function note(/** @type {Turn} */ turn) {
 
 function leftOut(/** @type {string} */ part, /** @type {string} */ engine) {
   if (part === 'memory') return 'Answered without recalling what was said long before.';
+  if (part === 'history') return 'Too long to be part of what later answers know.';
+  if (part === 'session') return 'Kept, though a next answer may not know of it for a moment.';
   if (part === 'streaming') return 'Answered in one piece, not word by word.';
   const who = ANSWERERS[/** @type {keyof typeof ANSWERERS} */ (engine)] ?? 'another model stood in';
   return `The usual model did not answer: ${who}.`;

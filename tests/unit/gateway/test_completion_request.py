@@ -214,7 +214,7 @@ def test_a_history_may_have_more_messages_than_a_session_and_is_never_cut() -> N
 
 
 @pytest.mark.parametrize(
-    ("unit", "most", "history"), [("tokens", 4, "we go to sea"), ("bytes", 9, "w\u00eb \U0001f30a!")]
+    ("unit", "most", "history"), [("tokens", 5, "we go to sea"), ("bytes", 9, "w\u00eb \U0001f30a!")]
 )
 def test_more_text_than_a_session_may_hold_is_refused(
     monkeypatch: pytest.MonkeyPatch, unit: str, most: int, history: str
@@ -222,7 +222,18 @@ def test_more_text_than_a_session_may_hold_is_refused(
     monkeypatch.setattr(limits, f"SESSION_{unit.upper()}_MAX", most)
     assert asked_of(body({**HELLO, "content": history}, HELLO))
     error = refusal(body({**HELLO, "content": f"{history} x"}, HELLO), ContextTooLong)
-    assert f"{unit}, at most {most}" in error.detail
+    assert (
+        f"{unit} with the last message, at most {most}".replace("bytes with the last message", "bytes") in error.detail
+    )
+
+
+def test_the_last_message_counts_among_the_tokens() -> None:
+    half = {**HELLO, "content": "\u6f22" * (limits.SESSION_TOKENS_MAX // 2)}
+    assert asked_of(body(half, half))
+    more = {**HELLO, "content": half["content"] + "\u6f22"}
+    for messages in ((half, more), (more, half)):
+        error = refusal(body(*messages), ContextTooLong)
+        assert f"{limits.SESSION_TOKENS_MAX + 1} tokens with the last message" in error.detail
 
 
 def test_the_last_message_is_bounded_as_everywhere() -> None:
