@@ -10,7 +10,7 @@ import httpx2
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from orchestra.errors import OrchestraError
+from orchestra.errors import InvalidRequest, OrchestraError
 from orchestra.model import ChatReply, Profile, Turn
 from orchestra.sdk import flows, requests, wire
 from orchestra.sdk.dialogue import Connect, Dialogue, Leave, Wait
@@ -143,6 +143,8 @@ class _Carrier:
     async def _sent(self, step: Send | Open) -> Answer:
         await self.aclose()
         ask = step.ask
+        if self._http.is_closed:
+            raise InvalidRequest("the client is closed: make another")
         with wire.translated(step.seconds):
             request = self._http.build_request(
                 ask.method,
@@ -167,7 +169,7 @@ class AsyncSession:
     def __init__(self, client: AsyncClient, session_id: str | None, user_id: str | None) -> None:
         self.id = None if session_id is None else requests.checked_id("session_id", session_id)
         self._client = client
-        self._user_id = user_id
+        self._user_id = None if user_id is None else requests.checked_id("user_id", user_id)
 
     async def say(self, message: str, *, timeout_seconds: float | None = None) -> ChatReply:
         """Say `message`, and return the whole reply once it is durable, as `Session.say` does."""
@@ -293,6 +295,7 @@ class AsyncConversation(AbstractAsyncContextManager["AsyncConversation"]):
         self.client_id = requests.checked_id("client_id", client_id)
         self._user_id = user_id
         self._system = client._system
+        self._entrance = wire.Entrance()
         self._target = wire.socket_url(client.url, self.client_id, self.session_id)
         self._dialogue = Dialogue(
             client._retries,
@@ -303,10 +306,12 @@ class AsyncConversation(AbstractAsyncContextManager["AsyncConversation"]):
         self._socket: ClientConnection | None = None
 
     async def __aenter__(self) -> Self:
+        self._entrance.enter()
         try:
             while not self._dialogue.is_ready:
                 await self._go_on()
         except BaseException:
+            self._entrance.leave()
             await self._close()
             raise
         return self
@@ -314,10 +319,12 @@ class AsyncConversation(AbstractAsyncContextManager["AsyncConversation"]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._entrance.leave()
         await self._close()
 
     async def send(self, message: str, *, message_id: str | None = None) -> str:
         """Say `message`, now or once there is a connection again; return its id, which its events bear."""
+        self._entrance.check()
         message_id = requests.checked_id("message_id", message_id or self._system.new_id())
         self._dialogue.send(message, message_id, self._user_id)
         await self._flush()
@@ -325,25 +332,32 @@ class AsyncConversation(AbstractAsyncContextManager["AsyncConversation"]):
 
     async def cancel(self, message_id: str) -> None:
         """Stop a turn, named by the id of its message, or by its own: it ends with `Failed` (`TurnCancelled`)."""
+        self._entrance.check()
         self._dialogue.cancel(message_id)
         await self._flush()
 
     async def say(self, message: str) -> ChatReply:
         """Say `message`, and return the whole reply. Whatever else happens meanwhile goes by."""
-        message_id = await self.send(message)
-        async for event in self:
-            if isinstance(event, Answered) and event.id == message_id:
-                return event.reply
-            if isinstance(event, Failed) and event.id == message_id:
-                raise event.error
-        raise AssertionError("a conversation has no end of its own")
+        with self._entrance.iterated():
+            message_id = await self.send(message)
+            while True:
+                event = await self._next()
+                if isinstance(event, Answered) and event.id == message_id:
+                    return event.reply
+                if isinstance(event, Failed) and event.id == message_id:
+                    raise event.error
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
         """Return what happens next; raises `OrchestraError` where the connection could not be had again."""
+        with self._entrance.iterated():
+            return await self._next()
+
+    async def _next(self) -> Event:
         while not self._dialogue.events:
+            self._entrance.check()  # it may be left meanwhile
             await self._go_on()
         return self._dialogue.events.popleft()
 

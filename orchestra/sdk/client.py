@@ -9,7 +9,7 @@ import httpx2
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from orchestra.errors import OrchestraError
+from orchestra.errors import InvalidRequest, OrchestraError
 from orchestra.model import ChatReply, Profile, Turn
 from orchestra.sdk import flows, requests, wire
 from orchestra.sdk.dialogue import Connect, Dialogue, Leave, Wait
@@ -171,6 +171,8 @@ class _Carrier:
     def _sent(self, step: Send | Open) -> Answer:
         self.close()
         ask = step.ask
+        if self._http.is_closed:
+            raise InvalidRequest("the client is closed: make another")
         with wire.translated(step.seconds):
             request = self._http.build_request(
                 ask.method,
@@ -201,7 +203,7 @@ class Session:
     def __init__(self, client: Client, session_id: str | None, user_id: str | None) -> None:
         self.id = None if session_id is None else requests.checked_id("session_id", session_id)
         self._client = client
-        self._user_id = user_id
+        self._user_id = None if user_id is None else requests.checked_id("user_id", user_id)
 
     def say(self, message: str, *, timeout_seconds: float | None = None) -> ChatReply:
         """Say `message`, and return the whole reply once it is durable.
@@ -376,6 +378,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         self.client_id = requests.checked_id("client_id", client_id)
         self._user_id = user_id
         self._system = client._system
+        self._entrance = wire.Entrance()
         self._target = wire.socket_url(client.url, self.client_id, self.session_id)
         self._dialogue = Dialogue(
             client._retries,
@@ -387,10 +390,12 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
+        self._entrance.enter()
         try:
             while not self._dialogue.is_ready:
                 self._go_on()
         except BaseException:
+            self._entrance.leave()
             self._close()
             raise
         return self
@@ -398,6 +403,7 @@ class Conversation(AbstractContextManager["Conversation"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._entrance.leave()
         self._close()
 
     def send(self, message: str, *, message_id: str | None = None) -> str:
@@ -409,6 +415,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         message_id : str, optional
             An id of your own, new for each message; the same again is the same turn.
         """
+        self._entrance.check()
         message_id = requests.checked_id("message_id", message_id or self._system.new_id())
         self._dialogue.send(message, message_id, self._user_id)
         self._flush()
@@ -416,6 +423,7 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def cancel(self, message_id: str) -> None:
         """Stop a turn, named by the id of its message, or by its own: it ends with `Failed` (`TurnCancelled`)."""
+        self._entrance.check()
         self._dialogue.cancel(message_id)
         self._flush()
 
@@ -427,13 +435,14 @@ class Conversation(AbstractContextManager["Conversation"]):
         OrchestraError
             What the turn failed with.
         """
-        message_id = self.send(message)
-        for event in self:
-            if isinstance(event, Answered) and event.id == message_id:
-                return event.reply
-            if isinstance(event, Failed) and event.id == message_id:
-                raise event.error
-        raise AssertionError("a conversation has no end of its own")
+        with self._entrance.iterated():
+            message_id = self.send(message)
+            while True:
+                event = self._next()
+                if isinstance(event, Answered) and event.id == message_id:
+                    return event.reply
+                if isinstance(event, Failed) and event.id == message_id:
+                    raise event.error
 
     def __iter__(self) -> Self:
         return self
@@ -443,10 +452,17 @@ class Conversation(AbstractContextManager["Conversation"]):
 
         Raises
         ------
+        InvalidRequest
+            The conversation is not entered, or somebody else iterates.
         OrchestraError
             The connection is lost, and could not be had again.
         """
+        with self._entrance.iterated():
+            return self._next()
+
+    def _next(self) -> Event:
         while not self._dialogue.events:
+            self._entrance.check()  # it may be left meanwhile
             self._go_on()
         return self._dialogue.events.popleft()
 

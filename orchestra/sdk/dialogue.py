@@ -19,7 +19,6 @@ from orchestra import limits
 from orchestra.errors import (
     InvalidRequest,
     OrchestraError,
-    PayloadTooLarge,
     ShuttingDown,
     TurnCancelled,
     TurnLost,
@@ -43,6 +42,7 @@ from orchestra.frames import (
 from orchestra.sdk.events import Answered, Began, Connected, Disconnected, Event, Failed, Level
 from orchestra.sdk.failures import OUTCOME_UNKNOWN, Unreachable, error_of_frame
 from orchestra.sdk.progress import Progress
+from orchestra.sdk.requests import checked_message
 from orchestra.sdk.retries import Attempts, Retries
 from orchestra.sdk.system import System
 
@@ -164,13 +164,9 @@ class Dialogue:
         PayloadTooLarge
             It is over `limits.MESSAGE_CHARS_MAX`.
         InvalidRequest
-            The id was used already.
+            It is no text that can be stored, or the id was used already.
         """
-        if len(message) > limits.MESSAGE_CHARS_MAX:
-            raise PayloadTooLarge(
-                f"message has {len(message)} characters, at most {limits.MESSAGE_CHARS_MAX} are allowed: shorten it",
-                field="message",
-            )
+        checked_message(message)
         if message_id in self._messages:
             raise InvalidRequest("a message of this id has no answer yet: give each a new one", field="message_id")
         attempts = Attempts(self._retries, self._system, self._answer_seconds_max)

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from orchestra import limits
-from orchestra.errors import InvalidRequest
+from orchestra.errors import InvalidRequest, PayloadTooLarge
 from orchestra.frames import LiveTurnView
 from orchestra.model import ChatReply, Profile, Turn
 from orchestra.sdk.failures import Answer, UnexpectedAnswer
@@ -103,14 +103,13 @@ class Ask:
 
 def chat(message: str, session_id: str | None, user_id: str | None, key: str, *, stream: bool) -> Ask:
     """Say `message`; sent again under the same `key`, it is the same turn."""
-    said = {"message": message, "session_id": session_id, "user_id": user_id, "stream": stream or None}
-    body = {name: value for name, value in said.items() if value is not None}
+    said = {"message": checked_message(message), "session_id": session_id, "user_id": user_id}
+    body: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     headers = {"Idempotency-Key": key}
     if stream:
+        body["stream"] = True
         headers["Accept"] = "text/event-stream, application/json"
-    return _with_body(
-        "POST", CHAT, {name: value for name, value in body.items() if value not in (None, False)}, headers
-    )
+    return _with_body("POST", CHAT, body, headers)
 
 
 def resume(session_id: str, turn_id: str, seq: int) -> Ask:
@@ -129,7 +128,7 @@ def cancel(session_id: str, turn_id: str) -> Ask:
 def create(session_id: str, user_id: str | None, profile: Profile) -> Ask:
     """Make a session of that id."""
     named = {"session_id": session_id, **({"user_id": user_id} if user_id else {})}
-    return _with_body("POST", SESSIONS, named | msgspec.to_builtins(profile))
+    return _with_body("POST", SESSIONS, named | msgspec.structs.asdict(profile))
 
 
 def read(session_id: str, *, after: int | None, before: int | str | None, limit: int | None) -> Ask:
@@ -141,7 +140,7 @@ def read(session_id: str, *, after: int | None, before: int | str | None, limit:
 
 def change(session_id: str, change: ProfileChange) -> Ask:
     """Change a session's profile."""
-    return _with_body("PATCH", _session(session_id), msgspec.to_builtins(change))
+    return _with_body("PATCH", _session(session_id), change)
 
 
 def delete(session_id: str) -> Ask:
@@ -182,13 +181,35 @@ def checked_id(field: str, value: str) -> str:
     ------
     InvalidRequest
     """
-    if not limits.is_id(value):
+    if not isinstance(value, str) or not limits.is_id(value):
         raise InvalidRequest(
             f"{field} must be 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', starting with a letter "
             "or digit",
             field=field,
         )
     return value
+
+
+def checked_message(message: str) -> str:
+    """Return `message` where it may be said.
+
+    Raises
+    ------
+    InvalidRequest
+        It is no text, or one that cannot be stored.
+    PayloadTooLarge
+        It is over `limits.MESSAGE_CHARS_MAX`.
+    """
+    if not isinstance(message, str):
+        raise InvalidRequest(f"message is {type(message).__name__}: give a str", field="message")
+    if (fault := limits.text_fault(message)) is not None:
+        raise InvalidRequest(f"message cannot be sent: {fault}", field="message")
+    if len(message) > limits.MESSAGE_CHARS_MAX:
+        raise PayloadTooLarge(
+            f"message has {len(message)} characters, at most {limits.MESSAGE_CHARS_MAX} are allowed: shorten it",
+            field="message",
+        )
+    return message
 
 
 def _session(session_id: str) -> str:
@@ -200,4 +221,8 @@ def _turn(session_id: str, turn_id: str) -> str:
 
 
 def _with_body(method: str, target: str, body: Any, headers: Mapping[str, str] | None = None) -> Ask:
-    return Ask(method, target, {"Content-Type": "application/json", **(headers or {})}, msgspec.json.encode(body))
+    try:
+        content = msgspec.json.encode(body)
+    except (TypeError, ValueError) as error:  # a UnicodeEncodeError is a ValueError
+        raise InvalidRequest(f"this cannot be sent as JSON ({error}): give valid text and plain values") from error
+    return Ask(method, target, {"Content-Type": "application/json", **(headers or {})}, content)

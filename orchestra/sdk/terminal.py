@@ -19,6 +19,7 @@ from rich.console import Console
 
 from orchestra.errors import InvalidRequest, OrchestraError, TurnCancelled
 from orchestra.frames import Ready
+from orchestra.sdk import wire
 from orchestra.sdk.asyncclient import AsyncClient, AsyncConversation, AsyncSession
 from orchestra.sdk.events import Answered, Began, Connected, Disconnected, Event, Failed, Level, Restarted, Text
 from orchestra.sdk.failures import Unreachable
@@ -53,6 +54,8 @@ def chat(url: str, session_id: str | None, message: str | None) -> int:
     OrchestraError
         No service answers, or it refuses.
     """
+    if message is not None:  # what is no UTF-8 on a command line comes as surrogates
+        message = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
         if not message:
@@ -82,6 +85,8 @@ async def _knock(url: str) -> None:
         async with AsyncClient(url, retries=Retries(attempts_max=1), timeout_seconds=10) as client:
             await client.session("knock").read(limit=1)
     except Unreachable as error:
+        if error.detail.endswith(wire.NOT_TLS):
+            raise
         raise Unreachable(
             f"no service answers at {url}: start one with `orchestra serve`, or name its --url"
         ) from error

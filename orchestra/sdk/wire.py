@@ -1,5 +1,6 @@
 """What both clients share of how bytes are sent: addresses, headers, bounds, and the failures of connections."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ CANCEL_SECONDS_MAX = 3.0
 MESSAGE_BYTES_MAX = 8 * limits.REPLY_CHARS_MAX
 """Of a frame of the service's, the longest of which holds a whole reply, each letter escaped at worst."""
 
+NOT_TLS = "; is it http?"
 AGENT = f"ai-orchestra-sdk/{__version__}"
 HEADERS = {"User-Agent": AGENT, "Accept": "application/json"}
 SOCKET_OPTIONS: Any = {
@@ -47,15 +49,81 @@ def checked_url(url: str) -> str:
     InvalidRequest
         It is not that of a web server.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-        raise InvalidRequest(f"{url!r} is no address of a service: give one such as {URL}", field="url")
+    wrong = InvalidRequest(f"{url!r} is no address of a service: give one such as {URL}", field="url")
+    if not isinstance(url, str):
+        raise wrong
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # a ValueError where it is none
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise wrong from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or parts.query or parts.fragment:
+        raise wrong
     return url.rstrip("/")
 
 
 def socket_url(url: str, client_id: str, session_id: str) -> str:
     """Return where the session's WebSocket is."""
     return f"ws{url.removeprefix('http')}/chat/ws/{client_id}/{session_id}"
+
+
+class Entrance:
+    """Whether a conversation is entered, and that one at a time iterates over it."""
+
+    def __init__(self) -> None:
+        self._is_entered = False
+        self._was_entered = False
+        self._is_iterated = False
+
+    def enter(self) -> None:
+        """Take that the conversation is entered.
+
+        Raises
+        ------
+        InvalidRequest
+            It was before.
+        """
+        if self._was_entered:
+            raise InvalidRequest("a conversation is entered once: `connect` again for another")
+        self._is_entered = self._was_entered = True
+
+    def leave(self) -> None:
+        """Take that the conversation is left."""
+        self._is_entered = False
+
+    def check(self) -> None:
+        """See that the conversation is entered.
+
+        Raises
+        ------
+        InvalidRequest
+            It is not yet, or not any more.
+        """
+        if not self._is_entered:
+            cure = "it was left: `connect` again" if self._was_entered else "enter it first, by `with` or `async with`"
+            raise InvalidRequest(f"the conversation has no connection; {cure}")
+
+    @contextmanager
+    def iterated(self) -> Iterator[None]:
+        """Iterate, alone.
+
+        Raises
+        ------
+        InvalidRequest
+            Somebody does, or the conversation is not entered.
+        """
+        self.check()
+        if self._is_iterated:
+            raise InvalidRequest(
+                "somebody iterates over the conversation, or waits in `say`: one at a time does; `send` meanwhile, or "
+                "open a conversation for each"
+            )
+        self._is_iterated = True
+        try:
+            yield
+        finally:
+            self._is_iterated = False
 
 
 def known_id(session_id: str | None) -> str:
@@ -128,6 +196,19 @@ def translated(seconds: float) -> Iterator[None]:
     except (httpx2.ReadTimeout, httpx2.WriteTimeout) as error:
         raise DeadlineExceeded(f"nothing came for {seconds:.3g} s") from error
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, InvalidHandshake, InvalidURI) as error:
-        raise Unreachable(f"no service can be reached: {error or type(error).__name__}") from error
-    except (OSError, EOFError, ConnectionClosed) as error:  # TimeoutError is an OSError
-        raise Unreachable(f"no service can be reached: {error or type(error).__name__}") from error
+        raise _unreachable(error) from error
+    except (OSError, EOFError, UnicodeError, ConnectionClosed) as error:
+        # a TimeoutError is an OSError; a name that is none cannot be encoded
+        raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> Unreachable:
+    hint = NOT_TLS if _has_no_tls(error) else ""
+    return Unreachable(f"no service can be reached: {str(error) or type(error).__name__}{hint}")
+
+
+def _has_no_tls(error: BaseException | None) -> bool:
+    """Whether what answers does not speak TLS."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None and not isinstance(error, ssl.SSLCertVerificationError)

@@ -109,6 +109,11 @@ def test_one_message_from_the_command_line_or_a_pipe(service: LiveService) -> No
     nothing = piped(service.url)
     assert (nothing.returncode, nothing.stdout) == (2, b"")
     assert b"nothing to say" in nothing.stderr
+    latin = piped(service.url, os.fsdecode(b"caf\xe9"))
+    assert latin.stdout.decode().startswith('I have noted: "caf\ufffd"')
+    astray = piped("http://127.0.0.1:abc", "hello")
+    assert (astray.returncode, astray.stdout) == (2, b"")
+    assert b"'http://127.0.0.1:abc' is no address of a service: give one such as http" in astray.stderr
     wrong = piped(service.url, "--session", "a b", "hello")
     assert (wrong.returncode, wrong.stdout) == (2, b"")
     assert b"session_id must be" in wrong.stderr

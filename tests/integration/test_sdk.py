@@ -285,10 +285,45 @@ def test_what_could_lead_elsewhere_is_refused_before_it_is_sent(service: LiveSer
             lambda: client.session("../x"),
             lambda: client.create_session("a b"),
             lambda: client.session().connect(client_id="a/b"),
+            lambda: client.session(user_id="a b"),
         ):
             with pytest.raises(InvalidRequest) as raised:
                 call()
-            assert raised.value.field in {"session_id", "client_id"}
+            assert raised.value.field in {"session_id", "client_id", "user_id"}
         with pytest.raises(InvalidRequest) as raised:
-            client.session(user_id="a b").say("hello")
+            client.create_session(user_id="a b")
         assert (raised.value.status, raised.value.field) == (400, "$.user_id")
+
+
+def test_one_at_a_time_waits_in_a_conversation(service: LiveService) -> None:
+    async def story() -> None:
+        async with AsyncClient(service.url) as client, client.session().connect() as conversation:
+            said = await asyncio.gather(*(conversation.say("hello") for _ in range(2)), return_exceptions=True)
+            assert [type(each).__name__ for each in said] == ["ChatReply", "InvalidRequest"]
+            assert (await conversation.say("hello")).reply.startswith(OFFLINE)
+            assert len((await client.session(conversation.session_id).read()).turns) == 2  # the refused was not sent
+
+    asyncio.run(story())
+
+
+def test_a_conversation_is_talked_in_while_it_is_entered(service: LiveService) -> None:
+    with Client(service.url) as client:
+        conversation = client.session().connect()
+        with conversation:
+            assert conversation.say("hello").reply.startswith(OFFLINE)
+        for use in (conversation.say, conversation.send, conversation.cancel, lambda _: next(conversation)):
+            with pytest.raises(InvalidRequest, match="it was left: `connect` again"):
+                use("hello")
+        with pytest.raises(InvalidRequest, match="entered once"), conversation:
+            pass
+    with pytest.raises(InvalidRequest, match="closed"):
+        client.session().say("hello")
+
+
+def test_who_speaks_tls_to_plain_http_is_told() -> None:
+    once = Retries(attempts_max=1)
+    with answering(None) as (url, _), Client(url.replace("http:", "https:"), retries=once) as client:
+        with pytest.raises(Unreachable, match="is it http"):
+            client.session().say("hello")
+        with pytest.raises(Unreachable, match="is it http"), client.session().connect():
+            pass

@@ -395,3 +395,11 @@ def test_a_message_that_is_too_long_or_comes_twice_is_refused_at_once(told):
         told.dialogue.send("x" * (limits.MESSAGE_CHARS_MAX + 1), "m2", None)
     with pytest.raises(InvalidRequest):
         told.dialogue.send("x", "m1", None)
+
+
+def test_a_message_that_is_no_text_is_not_registered(told):
+    for message in ("\ud800", 1):
+        with pytest.raises(InvalidRequest):
+            told.dialogue.send(message, "m1", None)
+    told.ready()
+    assert told.says() == []

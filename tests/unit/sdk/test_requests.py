@@ -1,14 +1,16 @@
 """What is sent, and that what comes back is what the service sends."""
 
+import asyncio
 import json
 
 import msgspec
 import pytest
 
-from orchestra.errors import InvalidRequest
+from orchestra import limits
+from orchestra.errors import InvalidRequest, PayloadTooLarge
 from orchestra.gateway import sessions
 from orchestra.model import Profile
-from orchestra.sdk import requests, wire
+from orchestra.sdk import AsyncClient, Client, Retries, Unreachable, requests, wire
 from orchestra.sdk.failures import Answer, UnexpectedAnswer
 
 
@@ -40,7 +42,13 @@ def test_an_answer_that_is_something_else_says_so():
         requests.reply_of(Answer(200, {}, b"<html>"))
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ws://a", "http://", "http://a?b", "ftp://a"])
+WRONG_URLS = ("", "localhost:8000", "ws://a", "http://", "http://a?b", "ftp://a", "http://127.0.0.1:abc", "http://[::1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [*WRONG_URLS, "http://127.0.0.1:65536", "http://127.0.0.1:0", "http://:80", "http://\ud800", "http://a\x01b", 1],
+)
 def test_an_address_that_is_none_is_refused_with_an_example(url):
     with pytest.raises(InvalidRequest, match="http://127"):
         wire.checked_url(url)
@@ -51,8 +59,39 @@ def test_addresses_of_web_sockets():
     assert wire.socket_url(wire.checked_url("http://a:1/"), "c", "s") == "ws://a:1/chat/ws/c/s"
 
 
-@pytest.mark.parametrize("value", ["", "-a", "a b", "a/b", "x" * 129])
+@pytest.mark.parametrize("value", ["", "-a", "a b", "a/b", "x" * 129, 1])
 def test_a_wrong_id_is_refused_before_it_is_sent(value):
     with pytest.raises(InvalidRequest) as raised:
         requests.checked_id("session_id", value)
     assert raised.value.field == "session_id"
+
+
+@pytest.mark.parametrize("message", ["\ud800", "nul\0", 1, None, b"x"])
+def test_what_cannot_be_said_is_refused_before_it_is_sent(message):
+    with pytest.raises(InvalidRequest) as raised:
+        requests.chat(message, None, None, "k", stream=False)
+    assert raised.value.field == "message"
+
+
+def test_a_message_may_be_so_long():
+    assert requests.checked_message("x" * limits.MESSAGE_CHARS_MAX)
+    with pytest.raises(PayloadTooLarge):
+        requests.checked_message("x" * (limits.MESSAGE_CHARS_MAX + 1))
+
+
+@pytest.mark.parametrize("system", ["\ud800", object()])
+def test_what_is_no_json_is_refused(system):
+    with pytest.raises(InvalidRequest, match="JSON"):
+        requests.create("s", None, Profile(system=system))
+
+
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+def test_who_does_not_enter_a_conversation_is_told_to(make):
+    conversation = make("http://127.0.0.1:1").session().connect()
+    with pytest.raises(InvalidRequest, match="enter it first"):
+        asyncio.run(conversation.send("hello"))
+
+
+def test_a_name_that_cannot_be_is_not_reached():
+    with Client(f"http://{'a' * 70}.example", retries=Retries(attempts_max=1)) as client, pytest.raises(Unreachable):
+        client.session().say("hello")
