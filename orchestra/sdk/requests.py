@@ -128,7 +128,8 @@ def cancel(session_id: str, turn_id: str) -> Ask:
 def create(session_id: str, user_id: str | None, profile: Profile) -> Ask:
     """Make a session of that id."""
     named = {"session_id": session_id, **({"user_id": user_id} if user_id else {})}
-    return _with_body("POST", SESSIONS, named | msgspec.structs.asdict(profile))
+    said = {name: value for name, value in msgspec.structs.asdict(profile).items() if value}
+    return _with_body("POST", SESSIONS, named | said)
 
 
 def read(session_id: str, *, after: int | None, before: int | str | None, limit: int | None) -> Ask:
