@@ -20,14 +20,27 @@ from orchestra.errors import (
     Overloaded,
     ShuttingDown,
     StaleSession,
+    TurnInFlight,
+    TurnLost,
 )
 from orchestra.policies import RetryPolicy
 
 BUCKETS = 10
 
 # A client may come back after these; in here another attempt at once meets the same refusal, or adds to an overload
-# of our own. A stale session must be read again first, which is not the failed call's to do.
-_NOT_HERE = (BreakerOpen, DeadlineShortened, FeatureOff, Maintenance, Overloaded, ShuttingDown, StaleSession)
+# of our own. A stale session must be read again first, which is not the failed call's to do, and a turn that runs
+# elsewhere, or was lost there, is its client's to send again.
+_NOT_HERE = (
+    BreakerOpen,
+    DeadlineShortened,
+    FeatureOff,
+    Maintenance,
+    Overloaded,
+    ShuttingDown,
+    StaleSession,
+    TurnInFlight,
+    TurnLost,
+)
 _DOUBLINGS_MAX = 1023  # the most that a float can hold
 
 

@@ -287,7 +287,7 @@ def test_models(sync: OpenAI) -> None:
             "unsupported_parameter",
             "messages[0].content[0].type",
         ),
-        ({"messages": [{"role": "user", "content": "x"}] * 102}, "context_length_exceeded", "messages"),
+        ({"messages": [{"role": "user", "content": "x"}] * 2_002}, "context_length_exceeded", "messages"),
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])

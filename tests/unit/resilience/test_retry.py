@@ -11,6 +11,7 @@ from orchestra.errors import (
     FeatureOff,
     Forbidden,
     InvalidRequest,
+    KeyReused,
     Maintenance,
     MethodNotAllowed,
     NotFound,
@@ -20,10 +21,16 @@ from orchestra.errors import (
     ProviderFailed,
     ProviderOverloaded,
     ProviderRefused,
+    SessionExists,
     SessionUnknown,
     ShuttingDown,
     StaleSession,
     StoreUnavailable,
+    TooManyConnections,
+    TurnCancelled,
+    TurnInFlight,
+    TurnLost,
+    TurnUnknown,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -31,17 +38,32 @@ from orchestra.policies import RetryPolicy
 from orchestra.resilience.retry import BudgetStatus, RetryBudget, backoff_seconds, retriable
 
 WORTH_IT = [DeadlineExceeded, ProviderFailed, ProviderOverloaded, StoreUnavailable]
-REJECTIONS = [BreakerOpen, BulkheadFull, FeatureOff, Maintenance, Overloaded, ShuttingDown, StaleSession]
+REJECTIONS = [
+    BreakerOpen,
+    BulkheadFull,
+    FeatureOff,
+    Maintenance,
+    Overloaded,
+    ShuttingDown,
+    StaleSession,
+    TooManyConnections,
+    TurnInFlight,
+    TurnLost,
+]
 FOR_GOOD = [
     ConfigurationError,
     Forbidden,
     InvalidRequest,
+    KeyReused,
     MethodNotAllowed,
     NotFound,
     OrchestraError,
     PayloadTooLarge,
     ProviderRefused,
+    SessionExists,
     SessionUnknown,
+    TurnCancelled,
+    TurnUnknown,
     Unauthorized,
     UnsupportedMediaType,
 ]
