@@ -36,8 +36,8 @@ class Watch:
             self.faults.append(f"{what} to another origin: {url}")
 
     def _see_line(self, kind: str, text: str) -> None:
-        # a socket that finds no service says so, which no page can prevent
-        if kind == "error" and "WebSocket connection to" not in text:
+        # what finds no service, or is refused, says so, which no page can prevent
+        if kind == "error" and "WebSocket connection to" not in text and "Failed to load resource" not in text:
             self.faults.append(f"console: {text}")
 
 

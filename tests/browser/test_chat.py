@@ -48,6 +48,7 @@ def test_an_answer_is_shown_as_it_comes_and_is_there_after_a_reload(page, model,
     expect(turn.locator(".answer")).to_have_attribute("aria-busy", "true")
     expect(page.get_by_role("button", name="Stop the answer")).to_be_visible()
     expect(page.get_by_role("button", name="Send")).to_be_hidden()
+    expect(page.locator("#keys")).to_have_text("You can send when the answer is there; Esc stops it.")
     model.say("then** sun.")
     expect(turn.locator(".text strong")).to_have_text("Fog, then")
     model.end()
@@ -338,7 +339,37 @@ def test_a_conversation_that_was_deleted_says_so_and_is_not_tried_for_ever(new_c
     create(stand, "soon-gone", "DELETE")
     page = new_context().new_page()
     page.goto("/#/soon-gone")
-    expect(page.locator("body[data-link=closed] #status")).to_contain_text("Session unknown")
+    status = page.locator("body[data-link=closed] #status")
+    expect(status).to_have_text("This conversation was deleted, or has expired.")
+    page.get_by_label("Message", exact=True).fill("What now?")
+    page.locator("#fresh").click()
+    page.wait_for_selector("body[data-link=ready]")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("What now?")
+    assert "soon-gone" not in page.url
+
+
+def test_a_message_in_a_conversation_that_was_deleted_can_be_said_in_a_new_one(page, ask, stand):
+    state(ask(page, FIRST), "done")
+    create(stand, page.evaluate("location.hash.slice(2)"), "DELETE")
+    turn = ask(page, "Still there?")
+    expect(turn.locator(".note")).to_have_text(
+        "This conversation was deleted, or has expired: nothing can be said in it."
+    )
+    turn.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Still there?")
+    expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_connection_that_is_refused_says_why(new_context):
+    context = new_context()
+    context.add_init_script(
+        "window.WebSocket = class { constructor() { setTimeout(() => this.onclose({ code: 1006 })); } close() {} }"
+    )
+    problem = {"title": "Too many connections", "detail": "close a window", "status": 503}
+    context.route("**/chat/ws/**", lambda route: route.fulfill(status=503, json=problem))
+    page = context.new_page()
+    page.goto("/")
+    expect(page.locator("#status")).to_contain_text("Too many connections: close a window: reconnecting in")
 
 
 def test_a_link_that_names_no_conversation_begins_one(new_context, chat):

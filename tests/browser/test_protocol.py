@@ -150,7 +150,10 @@ def test_a_lost_turn_is_said_again_under_the_same_id_but_not_for_ever(talk, how)
     for _ in range(FAILURES_MAX):
         assert talk.hear(accepted(), started(), delta(2, "half"), lost) == [MESSAGE]
     assert talk.hear(accepted(), started(), lost) == []
-    assert (talk.turn["state"], talk.turn["error"]) == ("failed", {"title": "Wrong", "detail": "it is"})
+    assert (talk.turn["state"], talk.turn["error"]) == (
+        "failed",
+        {"kind": lost["kind"], "title": "Wrong", "detail": "it is"},
+    )
     assert talk.do("again", 0) == [MESSAGE]  # the user may say so
     assert talk.hear(accepted(), started(), lost) == [MESSAGE]
 
@@ -345,3 +348,42 @@ def test_each_unanswered_message_is_kept_by_itself(module_page):
     )
     first = {"key": "a", "message": "first", "isFailed": True}
     assert kept == [[first, {"key": "b", "message": "second", "isFailed": False}], [first]]
+
+
+def test_what_becomes_slow_is_shown_less_often(module_page):
+    """A piece each ms; a block that grows is made anew in a time that grows with it: 0.02 ms for each piece of it."""
+    spent, renders, is_whole = module_page.evaluate(
+        """async () => {
+            const { paced } = await import('/web/view.js');
+            const FRAME = 16, PIECES = 10_000;
+            let [now, pieces, spent, renders, seen] = [0, 0, 0, 0, 0];
+            const due = [];
+            const at = (time, does) => due.push([time, does]);
+            const clock = {
+                now: () => now,
+                frame: (does) => at((Math.floor(now / FRAME) + 1) * FRAME, does),
+                later: (does, ms) => at(now + ms, does),
+            };
+            const changed = paced(() => {
+                seen = pieces;
+                renders += 1;
+                spent += 0.02 * pieces;
+                now += 0.02 * pieces;
+            }, clock);
+            while (pieces < PIECES || due.length) {
+                if (pieces < PIECES) {
+                    pieces = Math.min(PIECES, Math.max(pieces + 1, Math.floor(now)));
+                    changed();
+                }
+                now += 1;
+                for (const each of due.filter(([time]) => time <= now)) {
+                    due.splice(due.indexOf(each), 1);
+                    each[1]();
+                }
+            }
+            return [spent, renders, seen === PIECES];
+        }"""
+    )
+    assert is_whole
+    assert renders < 60
+    assert spent < 10_000 / 4 + 2 * 0.02 * 10_000

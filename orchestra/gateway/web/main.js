@@ -4,14 +4,14 @@
 import { Conversation } from './protocol.js';
 import { Link } from './socket.js';
 import * as storage from './storage.js';
-import { View, byId } from './view.js';
+import { View, byId, paced } from './view.js';
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/;
 const MESSAGE_CHARS_MAX = 100_000;
 const PAGE_TURNS = 20;
 
 const clientId = storage.clientId();
-const view = new View({ again });
+const view = new View({ again, begin });
 let sessionId = '';
 let conversation = new Conversation(clientId);
 /** @type {Link | undefined} */
@@ -19,17 +19,10 @@ let link;
 /** @type {import('./socket.js').LinkState} */
 let state = { kind: 'connecting' };
 let why = '';
-let isDue = false;
+let isGone = false;
 
 /** Show what has changed, once in a frame. */
-function changed() {
-  if (isDue) return;
-  isDue = true;
-  requestAnimationFrame(() => {
-    isDue = false;
-    view.render(conversation);
-  });
-}
+const changed = paced(() => view.render(conversation));
 
 function send(/** @type {import('./protocol.js').Frame[]} */ frames) {
   for (const frame of frames) link?.send(frame);
@@ -61,14 +54,27 @@ function open() {
   url.protocol = url.protocol.replace('http', 'ws');
   url.hash = '';
   why = '';
+  isGone = false;
   delete document.body.dataset.link;
-  link = new Link(url.href, { frame: (frame) => take(current, frame), lost: () => lost(current), state: told });
+  link = new Link(url.href, {
+    frame: (frame) => take(current, frame), lost: () => lost(current), state: told, refused: () => explain(current),
+  });
   changed();
   byId('message').focus();
 }
 
 function told(/** @type {typeof state} */ now) {
   state = now;
+  if (now.kind === 'ready') why = '';
+  view.status(state, why, isGone);
+}
+
+/** Learn why there is no connection: the same address, asked by HTTP, says what a socket keeps to itself. */
+async function explain(/** @type {Conversation} */ current) {
+  const answer = await fetch(`chat/ws/${clientId}/${sessionId}`).catch(() => null);
+  const problem = answer?.status === 503 ? await answer.json().catch(() => null) : null;
+  if (current !== conversation || state.kind !== 'waiting') return;
+  why = problem ? `${problem.title}: ${problem.detail}` : '';
   view.status(state, why);
 }
 
@@ -87,7 +93,9 @@ function take(/** @type {Conversation} */ current, /** @type {import('./protocol
 function lost(/** @type {Conversation} */ current) {
   const { isReady, told } = current;
   current.lost();
-  if (told && !told.retryable && !isReady) refuse(`${told.title}: ${told.detail}.`);
+  isGone = told?.kind === 'session-unknown';
+  if (isGone) refuse('This conversation was deleted, or has expired.');
+  else if (told && !told.retryable && !isReady) refuse(`${told.title}: ${told.detail}.`);
   changed();
 }
 
@@ -143,6 +151,7 @@ function submit() {
 }
 
 function again(/** @type {import('./protocol.js').Turn} */ turn) {
+  if (isGone) return begin(turn.message);
   if (conversation.open || conversation.isReadOnly) return;
   if (turn.key) storage.keepPending(sessionId, turn.key, turn.message);
   byId('message').focus();
@@ -155,9 +164,12 @@ function stop() {
   settle();
 }
 
-function begin() {
+/** Begin another conversation, with something to be said in it. */
+function begin(message = '') {
   byId('drawer').close();
-  location.hash = `#/${storage.newId()}`;
+  const id = storage.newId();
+  if (message) storage.keepDraft(id, message);
+  location.hash = `#/${id}`;
 }
 
 byId('form').addEventListener('submit', (/** @type {Event} */ event) => {
@@ -180,7 +192,8 @@ addEventListener('keydown', (event) => {
 byId('stop').addEventListener('click', stop);
 byId('retry').addEventListener('click', () => link?.hurry());
 byId('earlier').addEventListener('click', earlier);
-byId('new').addEventListener('click', begin);
+byId('new').addEventListener('click', () => begin());
+byId('fresh').addEventListener('click', () => begin(byId('message').value));
 byId('menu').addEventListener('click', () => {
   view.conversations(storage.conversations(), sessionId);
   byId('copy-link').hidden = !navigator.clipboard;

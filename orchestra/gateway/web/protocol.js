@@ -26,7 +26,7 @@
  * @property {number} wait  seconds until then
  * @property {string[]} degraded  what the answer had to do without
  * @property {string} engine  who answered
- * @property {{title: string, detail: string} | null} error
+ * @property {{kind: string, title: string, detail: string} | null} error
  * @property {number} edition  grows with each change
  */
 
@@ -75,7 +75,7 @@ export class Conversation {
   /** Take up what an earlier page of this conversation left unfinished. */
   restore(/** @type {{key: string, message: string, isFailed: boolean}[]} */ pending) {
     for (const { key, message, isFailed } of pending) {
-      const error = isFailed ? { title: 'Not answered', detail: 'you may send it again' } : null;
+      const error = isFailed ? { kind: '', title: 'Not answered', detail: 'you may send it again' } : null;
       this.turns.push(turn({ key, message, error, state: isFailed ? 'failed' : 'asked' })); // it may have been accepted
     }
   }
@@ -281,8 +281,8 @@ export class Conversation {
     this.postponed.push(one);
   }
 
-  #fail(/** @type {Turn} */ one, /** @type {Frame} */ { title, detail }) {
-    this.#change(one, { error: { title, detail } });
+  #fail(/** @type {Turn} */ one, /** @type {Frame} */ { kind, title, detail }) {
+    this.#change(one, { error: { kind, title, detail } });
     this.#end(one, 'failed');
   }
 

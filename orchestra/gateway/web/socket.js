@@ -26,7 +26,8 @@ export function waitMs(/** @type {number} */ failures, /** @type {() => number} 
 export class Link {
   /**
    * @param {string} url
-   * @param {{frame: (frame: Frame) => void, lost: () => void, state: (state: LinkState) => void}} told
+   * @param {{frame: (frame: Frame) => void, lost: () => void, state: (state: LinkState) => void,
+   *   refused: () => void}} told
    */
   constructor(url, told) {
     this.url = url;
@@ -38,6 +39,7 @@ export class Link {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.readyAt = 0;
+    this.isAccepted = false;
     this.isClosed = false;
     this.listening = new AbortController();
     const { signal } = this.listening;
@@ -87,6 +89,8 @@ export class Link {
     this.forget();
     this.told.state({ kind: 'connecting' });
     const socket = (this.socket = new WebSocket(this.url));
+    this.isAccepted = false;
+    socket.onopen = () => (this.isAccepted = true);
     socket.onmessage = ({ data }) => this.take(JSON.parse(data));
     socket.onclose = ({ code }) => this.drop(code);
     this.timer = setTimeout(() => this.drop(), READY_MS_MAX);
@@ -122,6 +126,7 @@ export class Link {
     this.wait = 0;
     this.timer = setTimeout(() => this.connect(), until - Date.now());
     this.told.state({ kind: 'waiting', until });
+    if (!this.isAccepted) this.told.refused(); // what came instead, no page is told
   }
 
   forget() {

@@ -13,6 +13,10 @@ import { show } from './markdown.js';
 const AT_END_PIXELS = 80;
 const SPOKEN_CHARS_MAX = 1_500;
 
+const KEYS = 'Enter sends, Shift+Enter begins a new line, Esc stops an answer.';
+const KEYS_BUSY = 'You can send when the answer is there; Esc stops it.';
+const GONE = 'session-unknown';
+
 const LEVELS = {
   LIMITED: 'The service is busy and runs with limits.',
   ESSENTIAL: 'The service is under strain and does only what is essential.',
@@ -44,11 +48,40 @@ const some = (one) => (one === undefined ? [] : [one]);
 /** @returns {any} */
 export const byId = (/** @type {string} */ id) => document.getElementById(id);
 
+/**
+ * Make something be done in the next frame, for at most about a quarter of the time: what has become slow, as a long
+ * block that grows, is done less often.
+ */
+export function paced(/** @type {() => void} */ does, clock = CLOCK) {
+  let isDue = false;
+  let restsUntil = 0;
+  const now = () => {
+    isDue = false;
+    const began = clock.now();
+    does();
+    const ended = clock.now();
+    restsUntil = ended + RESTS * (ended - began);
+  };
+  return () => {
+    if (isDue) return;
+    isDue = true;
+    const wait = restsUntil - clock.now();
+    if (wait > 0) clock.later(() => clock.frame(now), wait);
+    else clock.frame(now);
+  };
+}
+const RESTS = 3;
+const CLOCK = {
+  now: () => performance.now(),
+  frame: (/** @type {() => void} */ does) => void requestAnimationFrame(does),
+  later: (/** @type {() => void} */ does, /** @type {number} */ ms) => void setTimeout(does, ms),
+};
+
 /** @typedef {{item: HTMLElement, said: HTMLElement, answer: HTMLElement, text: HTMLElement, note: HTMLElement,
  *   actions: HTMLElement, edition: number, state: string}} Row */
 
 export class View {
-  /** @param {{again: (turn: Turn) => void}} does */
+  /** @param {{again: (turn: Turn) => void, begin: (message: string) => void}} does */
   constructor(does) {
     this.does = does;
     /** @type {WeakMap<Turn, Row>} */
@@ -133,6 +166,7 @@ export class View {
   /** @returns {Node[]} */
   #actions(/** @type {Turn} */ turn) {
     const isOver = turn.state === 'failed' || turn.state === 'stopped';
+    if (turn.error?.kind === GONE) return [action('New conversation', () => this.does.begin(turn.message))];
     if (isOver && turn.key !== null) return [action('Send again', () => this.does.again(turn))];
     if (turn.state !== 'done' || !navigator.clipboard) return []; // there is none on plain HTTP
     const copy = action('Copy', async () => {
@@ -175,23 +209,26 @@ export class View {
     byId('send').disabled = isReadOnly || this.isClosed;
     byId('stop').hidden = !open;
     byId('stop').disabled = !!open?.isStopping;
+    const keys = open ? KEYS_BUSY : KEYS;
+    if (byId('keys').textContent !== keys) byId('keys').textContent = keys;
     if (isFocused) byId('message').focus({ preventScroll: true }); // a button that is hidden loses it
   }
 
-  /** Tell how the connection is; `why` is what the service said when it refused it for good. */
-  status(/** @type {LinkState} */ state, /** @type {string} */ why) {
+  /** Tell how the connection is; `why` is what the service said when it refused it. */
+  status(/** @type {LinkState} */ state, /** @type {string} */ why, isGone = false) {
     const seconds = state.kind === 'waiting' ? Math.max(1, Math.ceil((state.until - Date.now()) / 1000)) : 0;
     const text = {
       connecting: 'Connecting …',
       ready: '',
       asleep: 'Resting until you come back.',
       closed: why,
-      waiting: `Connection lost: reconnecting in ${seconds} s.`,
+      waiting: `${why || 'Connection lost'}: reconnecting in ${seconds} s.`,
     }[state.kind];
     if (byId('status').textContent !== text) byId('status').textContent = text;
     this.isClosed = state.kind === 'closed';
     const kind = document.body.dataset.link;
     document.body.dataset.link = state.kind;
+    byId('fresh').hidden = state.kind !== 'closed' || !isGone;
     byId('retry').hidden = state.kind !== 'waiting';
     if (kind === state.kind) return;
     if (state.kind === 'waiting' && kind === 'ready') this.say('Connection lost, reconnecting');
@@ -222,6 +259,7 @@ function note(/** @type {Turn} */ turn) {
   if (turn.state === 'unsent') return 'Will be sent when there is a connection.';
   if (turn.state === 'waiting') return `The service cannot answer now: sent again in ${Math.ceil(turn.wait)} s.`;
   if (turn.state === 'stopped') return 'Stopped: this is not part of the conversation.';
+  if (turn.error?.kind === GONE) return 'This conversation was deleted, or has expired: nothing can be said in it.';
   if (turn.state === 'failed') return `${turn.error?.title}: ${turn.error?.detail}.`;
   if (turn.state !== 'done') return '';
   return turn.degraded.map((each) => leftOut(each, turn.engine)).join(' ');
