@@ -107,6 +107,15 @@ INBOX_FRAMES_MAX = 16
 INBOX_BYTES_MAX = 64_000
 OUTBOX_FRAMES_MAX = 10_000
 OUTBOX_BYTES_MAX = 1_000_000
+WRITE_BYTES_MAX = OUTBOX_BYTES_MAX + 6 * REPLY_CHARS_MAX + 100_000
+"""In a transport: a full outbox and the largest frame (a letter takes six bytes, as in \\u0001), and some pongs."""
+
+UNFINISHED_BYTES_MAX = 64_000_000
+"""Of messages that are not complete, in all connections of a process."""
+
+UNFINISHED_BYTES_FREE = 16_000
+"""So much of each connection does not count: ordinary messages that are cut on the way."""
+
 READY_TURNS_MAX = 20
 READY_BYTES_MAX = 256_000
 PING_SECONDS = 20.0

@@ -55,6 +55,11 @@ class Socket(Protocol):
         """The loop's time of the last sign of life."""
         ...
 
+    @property
+    def arrives_by(self) -> float | None:
+        """The loop's time by which the message that is arriving must be complete; None where none is."""
+        ...
+
     async def receive(self) -> bytes:
         """Return the next message; raises `Closed` where there will be none."""
         ...
@@ -234,6 +239,12 @@ class Connection:
         if now >= idle_at:
             self.close(1001, f"idle: no frame from you for {self._idle_seconds_max:g} s")
             return None
+        arrives_by = self.socket.arrives_by
+        if arrives_by is not None:
+            if now >= arrives_by:
+                self.close(1008, "too slow: a message took too long to arrive")
+                return None
+            idle_at = min(idle_at, arrives_by)
         heard_at = self.socket.heard_at
         if self._pinged_at is not None and heard_at >= self._pinged_at:
             self._pinged_at = None

@@ -21,7 +21,7 @@ from orchestra.events import ConnectionClosed, ConnectionOpened
 from orchestra.frames import Cancel, ClientFrame, Resume, SendMessage
 from orchestra.gateway import wire
 from orchestra.gateway.routes import add_route
-from orchestra.gateway.sockets import accepted
+from orchestra.gateway.sockets import Budget, accepted
 from orchestra.security.validation import validate_id
 
 PATH = "/chat/ws/<client_id:str>/<session_id:str>"
@@ -46,6 +46,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     It is an ordinary one that takes the connection over, for Sanic accepts a WebSocket route's before it is asked.
     """
     app.enable_websocket()
+    app.ctx.unfinished = Budget()
     add_route(app, connect, PATH)
 
 
@@ -56,7 +57,7 @@ async def connect(request: Request, client_id: str, session_id: str) -> HTTPResp
     service = request.app.ctx.service
     handlers: ConnectionHandlers = await service.container.resolve(ConnectionHandlers)
     who = Who(client_id, session_id, request.remote_addr or request.ip, request.ctx.correlation_id)
-    await hold(handlers, who, partial(accepted, request))
+    await hold(handlers, who, partial(accepted, request, request.app.ctx.unfinished))
     return None
 
 

@@ -1,12 +1,13 @@
 """WebSockets over TCP: on Sanic's own server in this process, byte by byte, and on `orchestra serve`."""
 
 import asyncio
-import base64
+import gc
 import json
 import os
 import signal
 import socket
 import struct
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,7 @@ import pytest
 from sanic import Sanic
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.server import ServerProtocol
 
 from chaos.processes import live_service
 from orchestra import compose, limits
@@ -25,11 +27,15 @@ from orchestra.chat.handlers import ConnectionHandlers
 from orchestra.config import Settings
 from orchestra.events import ConnectionClosed as Told
 from orchestra.gateway.app import Service, create_app
-from orchestra.gateway.sockets import accepted
+from orchestra.gateway.sockets import SLICE_BYTES, Budget, accepted
 from orchestra.model import Chunk, Delta, Finish, Prompt
 from orchestra.ports import Ports
 
 SECONDS_MAX = 20.0
+HANDSHAKE = (
+    "GET /chat/ws/{} HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 
@@ -165,11 +171,7 @@ async def raw(server, who="anna/lake", *, receive_bytes=None):
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", server.port))
     reader, writer = await asyncio.open_connection(sock=sock, limit=1_024 if receive_bytes else 2**16)
-    key = base64.b64encode(b"0123456789abcdef").decode()
-    writer.write(
-        f"GET /chat/ws/{who} HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-    )
+    writer.write(HANDSHAKE.format(who).encode())
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101"), head
     try:
@@ -180,6 +182,15 @@ async def raw(server, who="anna/lake", *, receive_bytes=None):
 
 async def hear(client):
     return json.loads(await client.recv())
+
+
+async def seen(holds):
+    """Return once it holds: what was sent has arrived, or what was closed is gone."""
+    for _ in range(int(SECONDS_MAX * 100)):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it never held")
 
 
 async def alive(client):
@@ -194,6 +205,20 @@ async def answered(client):
     while (heard := await client.hear())[0] == PING:
         pass
     assert json.loads(heard[1]) == {"type": "pong", "id": None}
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Every frame that engines of the server have parsed."""
+    frames = []
+    recv_frame = ServerProtocol.recv_frame
+
+    def counting(self, frame):
+        frames.append(frame.opcode)
+        recv_frame(self, frame)
+
+    monkeypatch.setattr(ServerProtocol, "recv_frame", counting)
+    return frames
 
 
 # --- what is usual
@@ -320,12 +345,172 @@ def test_each_offence_has_its_close_code_and_others_are_served_meanwhile():
     lived(story)
 
 
+def test_fragments_without_end_are_parsed_only_so_far_and_the_rest_of_them_is_dropped(parsed):
+    async def story(server):
+        async with connect(f"{server.url}/ben/sea") as other, raw(server) as client:
+            await hear(other)
+            await client.hear()
+            client.frame(TEXT, b"", fin=False)
+            client.writer.write(b"\x00\x80\0\0\0\0" * 480_000)
+            assert await client.closed() == (1008, "flood: too many fragments")
+            await alive(other)
+            assert len(parsed) <= limits.FRAMES_BURST_MAX + SLICE_BYTES // 6 + 10
+            assert server.told == [(1008, "flood: too many fragments")]
+
+    lived(story)
+
+
+def test_messages_without_end_are_parsed_only_so_far_and_told_to_be_a_flood(parsed):
+    async def story(server):
+        async with connect(f"{server.url}/ben/sea") as other, raw(server) as client:
+            await hear(other)
+            await client.hear()
+            client.writer.write(b"\x81\x81\0\0\0\0x" * 290_000)
+            errors = []
+            while (heard := await client.hear())[0] == TEXT:
+                errors.append(json.loads(heard[1])["kind"])
+            assert heard[1][2:] == b"flood: too many frames"
+            assert errors == ["invalid-request"] * (len(errors) - 1) + ["overloaded"]
+            await alive(other)
+            assert len(parsed) <= 2 * limits.FRAMES_BURST_MAX + 2 * (SLICE_BYTES // 7) + 100
+
+    lived(story)
+
+
+def test_others_are_answered_between_the_parts_of_what_one_sends_at_once(parsed):
+    """The server parses no more at once than a slice and a full inbox."""
+
+    async def story(server):
+        async with raw(server) as client:
+            await client.hear()
+            client.writer.write(b"\x81\x81\0\0\0\0x" * 5_000)
+            most = 0
+            while not server.told:
+                before = len(parsed)
+                await asyncio.sleep(0)
+                most = max(most, len(parsed) - before)
+            assert 0 < most <= limits.INBOX_FRAMES_MAX + SLICE_BYTES // 7 + 1
+
+    lived(story)
+
+
+def test_what_comes_with_the_handshake_is_taken_in():
+    async def story(server):
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        sock.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=sock)
+        client = Raw(reader, writer)
+        writer.write(HANDSHAKE.format("anna/lake").encode() + b"\x81\x8f\0\0\0\0" + b'{"type":"ping"}')
+        await reader.readuntil(b"\r\n\r\n")
+        heard = [json.loads((await client.hear())[1])["type"] for _ in range(2)]
+        assert heard == ["ready", "pong"]
+        writer.close()
+
+    lived(story)
+
+
+def test_a_closed_connection_leaves_nothing_in_memory():
+    async def story(server):
+        handlers = await server.handlers()
+        for end in ("abort", "close"):
+            async with raw(server) as client:
+                await client.hear()
+                (connection,) = handlers.pool.connections
+                wire = connection.socket
+                client.frame(TEXT, b"x" * 600_000, fin=False)
+                client.frame(0, b"x" * 200_000, length=300_000)
+                await seen(lambda: server.app.ctx.unfinished.held >= 800_000 - limits.UNFINISHED_BYTES_FREE)
+                engine, partial = weakref.ref(wire.ws_proto), wire._partial
+                assert len(partial) == 600_000
+                del partial
+                getattr(client.writer.transport, end)()
+                del connection
+                await server.emptied()
+                await seen(lambda wire=wire: wire.ws_proto is None)
+                assert (engine(), wire._partial, wire._inbox) == (None, None, None)
+                assert wire._protocol.websocket is None
+                assert server.app.ctx.unfinished.held == 0
+
+    gc.collect()
+    gc.disable()
+    try:
+        lived(story)
+    finally:
+        gc.enable()
+
+
+def test_incomplete_messages_are_bounded_in_a_process_and_the_one_that_is_over_is_closed(monkeypatch):
+    monkeypatch.setattr(limits, "UNFINISHED_BYTES_MAX", 1_000_000)
+
+    async def story(server):
+        async with (
+            raw(server, "anna/lake") as first,
+            raw(server, "ben/lake") as second,
+            raw(server, "cy/lake") as small,
+        ):
+            for client in (first, second, small):
+                await client.hear()
+            first.frame(TEXT, b"x" * 800_000, fin=False)
+            await seen(lambda: server.app.ctx.unfinished.held == 800_000 - limits.UNFINISHED_BYTES_FREE)
+            second.frame(TEXT, b"x" * 400_000, fin=False)
+            assert (await second.closed())[0] == 1013
+            text = b'{"type":"ping","id":"%s"}' % (b"p" * 10_000)
+            small.frame(TEXT, text[:9_000], fin=False)
+            small.frame(0, text[9_000:])
+            assert (await small.hear())[0] == TEXT
+            await answered(small)
+            first.frame(0, b"x")  # whose message was there before
+            assert json.loads((await first.hear())[1])["kind"] == "invalid-request"
+
+    lived(story)
+
+
+def test_a_message_that_takes_too_long_to_arrive_is_closed_and_the_next_one_has_its_own_time():
+    async def story(server):
+        handlers = await server.handlers()
+        async with raw(server) as client:
+            await client.hear()
+            (connection,) = handlers.pool.connections
+            client.frame(TEXT, b'{"type":', fin=False)
+            client.frame(PING)
+            assert (await client.hear())[0] == PONG
+            first = connection.socket.arrives_by
+            assert connection.look(first - 1) == first
+            assert (await client.hear())[0] == PING
+            client.frame(0, b'"ping"}')
+            assert (await client.hear())[0] == TEXT
+            assert connection.socket.arrives_by is None
+            client.frame(TEXT, b'{"ty', length=100)
+            client.frame(PING)  # within the message that is not complete
+            await seen(lambda: connection.socket.arrives_by is not None)
+            assert connection.socket.arrives_by > first
+            assert connection.look(connection.socket.arrives_by) is None
+            assert await client.closed() == (1008, "too slow: a message took too long to arrive")
+
+    lived(story)
+
+
+def test_a_full_write_buffer_is_no_offence_where_one_frame_is_as_large():
+    async def story(server):
+        handlers = await server.handlers()
+        async with raw(server, receive_bytes=4_096) as client:
+            await client.hear()
+            (connection,) = handlers.pool.connections
+            await connection.socket.send([b'"' + b"x" * 2_400_000 + b'"'])
+            assert connection.socket._transport.get_write_buffer_size() > limits.OUTBOX_BYTES_MAX
+            client.frame(TEXT, b'{"type":"ping"}')
+            assert len((await client.hear())[1]) == 2_400_002
+            assert (await client.hear())[0] == TEXT
+
+    lived(story)
+
+
 def test_too_large_in_pieces_is_closed_when_it_is_too_large():
     async def story(server):
         async with raw(server) as client:
             await client.hear()
             client.frame(TEXT, b"x" * 600_000, fin=False)
-            client.frame(0, b"x" * 400_001)
+            client.frame(0, b"x" * (limits.REQUEST_BYTES_MAX - 599_999))
             assert (await client.closed())[0] == 1009
 
     lived(story)
@@ -369,7 +554,7 @@ def test_who_sends_more_than_is_taken_is_not_read_further_and_nothing_of_it_is_l
     sockets = []
 
     async def takes_nothing(request, who):
-        sockets.append(await accepted(request))
+        sockets.append(await accepted(request, Budget()))
         await asyncio.get_running_loop().create_future()
 
     takes_nothing.is_websocket = True
