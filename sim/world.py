@@ -20,6 +20,7 @@ from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.config import Settings
 from orchestra.gateway.app import Service, create_app
+from orchestra.model import Session
 from orchestra.ports import ConversationStore, Ports, SessionStore
 from orchestra.resilience.monitor import HealthMonitor
 from sim import asgi, loop, verdict
@@ -249,25 +250,26 @@ async def audit(
     """Compare what clients were told (session and id of each answered turn) with what both stores hold.
 
     A turn that is in its conversation but beyond its session's version is missing too: the next turn would not know it.
+    A session without a record is made anew from its conversation.
     """
     stored: dict[str, list[str]] = {}
     missing = duplicated = 0
     for session_id, turn_id in acknowledged:
         if session_id not in stored:
             session = await sessions.load(session_id)
-            stored[session_id] = await _turn_ids(session_id, conversations, session.version if session else 0)
+            stored[session_id] = await _turn_ids(session_id, conversations, session)
         count = stored[session_id].count(turn_id)
         missing += count == 0
         duplicated += count > 1
     return Audited(at, len(acknowledged), missing, duplicated)
 
 
-async def _turn_ids(session_id: str, conversations: ConversationStore, version: int) -> list[str]:
-    """Return the ids of a session's turns up to number `version`."""
+async def _turn_ids(session_id: str, conversations: ConversationStore, session: Session | None) -> list[str]:
+    """Return the ids of a session's turns that the next turn knows."""
     found: list[str] = []
     last = 0
     while page := await conversations.turns(session_id, after=last):
-        found += [turn.id for turn in page if turn.number <= version]
+        found += [turn.id for turn in page if session is None or turn.number <= session.version]
         last = page[-1].number
     return found
 
