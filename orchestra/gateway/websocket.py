@@ -131,7 +131,7 @@ async def _answer(handler: ConnectionHandler, connection: Connection, data: byte
         return
     frame: ClientFrame | None = None
     try:
-        frame = wire.parsed(data, _FRAME, lambda: _SHAPE)
+        frame = wire.parsed(data, _FRAME, lambda: _SHAPE, "frame")
         await handler.handle(frame)
     except Exception as raised:
         error = handler.boundary(raised)

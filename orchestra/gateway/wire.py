@@ -36,8 +36,8 @@ def decoded(body: bytes, content_type: str | None, into: type[T], *, media_type:
     return parsed(body, into, lambda: _shape(into))
 
 
-def parsed(body: bytes, into: type[T], shape: Callable[[], str]) -> T:
-    """Return the JSON `body` as a value of type `into`; where it is none, `shape` says what is expected.
+def parsed(body: bytes, into: type[T], shape: Callable[[], str], what: str = "body") -> T:
+    """Return the JSON `body` as a value of type `into`; where it is none, `shape` says what is expected of `what`.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def parsed(body: bytes, into: type[T], shape: Callable[[], str]) -> T:
     except RecursionError as error:
         raise InvalidRequest(f"the JSON is nested too deeply; {shape()}", field="$") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(_fault(body, error), field="$") from error
+        raise InvalidRequest(_fault(body, error, what), field="$") from error
 
 
 def json_response(value: object, headers: Mapping[str, str] | None = None, *, status: int = 200) -> HTTPResponse:
@@ -89,18 +89,18 @@ def _alternatives(declared: Any) -> tuple[Any, ...]:
     return (declared,) if get_origin(declared) is Literal else get_args(declared)
 
 
-def _fault(body: bytes, error: Exception) -> str:
+def _fault(body: bytes, error: Exception, what: str) -> str:
     """Say why `body` is no JSON. What the standard library accepts of what msgspec refuses are lone surrogates."""
     if not body.strip():
-        return "the body is empty: send a JSON object"
+        return f"the {what} is empty: send a JSON object"
     if isinstance(error, UnicodeDecodeError):
-        return f"the body is not valid UTF-8 (byte {error.start}): encode it as UTF-8"
+        return f"the {what} is not valid UTF-8 (byte {error.start}): encode it as UTF-8"
     try:
         json.loads(body.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as wrong:
-        return f"the body is not JSON in UTF-8 (byte {wrong.start}): encode it as UTF-8, without a byte order mark"
+        return f"the {what} is not JSON in UTF-8 (byte {wrong.start}): encode it as UTF-8, without a byte order mark"
     except (ValueError, RecursionError) as wrong:
-        return f"the body is not JSON: {wrong if isinstance(wrong, ValueError) else error}"
+        return f"the {what} is not JSON: {wrong if isinstance(wrong, ValueError) else error}"
     return "a text has a lone surrogate (U+D800 to U+DFFF), which is no character: send valid Unicode"
 
 

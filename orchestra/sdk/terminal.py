@@ -30,12 +30,19 @@ SHOWN_TURNS_MAX = 5
 INTERRUPTED = 128 + signal.SIGINT
 """The status that a shell gives to a command that Ctrl-C ended."""
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+LOCAL_COMMANDS = "here: /export [file] writes the conversation, /quit leaves; the service's own commands:"
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def cleaned(text: str) -> str:
-    """Return `text` without control characters (C0, DEL and C1) but line ends and tabs."""
+    """Return `text` without control characters (C0, DEL, C1, bidirectional) but line ends and tabs."""
     return _CONTROLS.sub("", text)
+
+
+def indented(text: str) -> str:
+    """Return `text` with its further lines indented: none of them looks like a prompt or a note of ours."""
+    return re.sub(r"\r\n?|[\n\u0085\u2028\u2029]", "\n    ", text)
 
 
 def chat(url: str, session_id: str | None, message: str | None) -> int:
@@ -159,7 +166,7 @@ class View:
             case Restarted():
                 self.note("the answer begins again")
             case Began(id=None):
-                self.note(f"{event.client_id or 'somebody'} says: {event.message}")
+                self.note(f"{event.client_id or 'somebody'} says: {indented(event.message)}")
             case Answered():
                 self.line_end()
                 if event.reply.degraded:
@@ -187,7 +194,7 @@ class View:
         """Write where the user is, and what was said last."""
         self.note(f"session {ready.session_id} - /help, /export [file], /quit; Ctrl-C stops an answer")
         for turn in ready.history[-SHOWN_TURNS_MAX:] if turns else ():
-            self.write(f"{PROMPT}{turn.message}\n{turn.reply}\n")
+            self.write(f"{PROMPT}{indented(turn.message)}\n{turn.reply}\n")
         if ready.off:
             self._tell_level(ready.level, ready.off)
         self._level = ready.level
@@ -218,7 +225,7 @@ class View:
         if event.again:
             self.note("connected again")
             for turn in event.missed:
-                self.write(f"{PROMPT}{turn.message}\n{turn.reply}\n")
+                self.write(f"{PROMPT}{indented(turn.message)}\n{turn.reply}\n")
             if event.ready.level != self._level:
                 self._tell_level(event.ready.level, event.ready.off)
 
@@ -248,7 +255,8 @@ class Terminal:
         self._greets = greets
         self._view = View()
         self._things: asyncio.Queue[_Thing] = asyncio.Queue()
-        self._lines: deque[str] = deque()  # typed while an answer runs
+        self._lines: deque[tuple[str, bool]] = deque()  # typed, and whether while an answer ran
+        self._has_ended = False
         self._typed = b""
         self._running: str | None = None
         self._interrupts = 0
@@ -275,18 +283,23 @@ class Terminal:
                     self._view.line_end()
                     raise thing
                 case _InputEnded():
-                    self._view.write("\n")
-                    return 0
+                    self._has_ended = True
                 case _Interrupted():
                     if await self._interrupt():
                         return INTERRUPTED
                 case str():
-                    self._lines.append(thing)
+                    self._lines.append((thing, self._running is not None))
                 case _:
                     self._see(thing)
             while self._running is None and self._lines:
-                if not await self._take(self._lines.popleft()):
+                line, has_waited = self._lines.popleft()
+                if has_waited:  # it stands above the answer, or amid it: show what is answered now
+                    self._view.write(f"{line}\n")
+                if not await self._take(line):
                     return 0
+            if self._has_ended and self._running is None:
+                self._view.write("\n")
+                return 0
 
     def _see(self, event: Event) -> None:
         if isinstance(event, Connected) and not event.again:
@@ -309,6 +322,8 @@ class Terminal:
         if command == "/export":
             await self._export(rest.strip())
         elif command:
+            if command == "/help":
+                self._view.note(LOCAL_COMMANDS)
             self._running = await self._conversation.send(line)
             return True
         self._view.write(PROMPT, "bold")

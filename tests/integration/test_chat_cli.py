@@ -86,7 +86,9 @@ def test_a_conversation_is_typed_and_gone_on_with(service: LiveService, tmp_path
         typist.types("hellö\n")
         assert 'I have noted: "hellö"' in typist.reads("> ")
         typist.types("/help\n")
-        assert "Commands:" in typist.reads("> ")
+        helped = plain(typist.reads("> "))
+        assert "Commands:" in helped
+        assert "/export [file] writes the conversation, /quit leaves" in helped
         typist.types(f"/export {tmp_path / 'said.md'}\n")
         assert "the conversation is in" in plain(typist.reads("> "))
         assert "hellö" in (tmp_path / "said.md").read_text()
@@ -182,4 +184,18 @@ def test_a_conversation_goes_on_after_a_restart_of_the_service(restartable) -> N
         finally:
             starting.join()
         typist.types(CTRL_D)
+        assert typist.left() == 0
+
+
+def test_what_is_typed_during_an_answer_is_shown_when_its_turn_comes_and_ctrl_d_waits_for_it(restartable) -> None:
+    restartable.speaker.proceed.clear()
+    with sitting(restartable.url) as typist:
+        typist.reads("> ")
+        typist.types("halt\n")
+        typist.reads("one ")
+        typist.types("say:next\n")
+        typist.reads("say:next")  # the terminal's echo
+        typist.types(CTRL_D)
+        restartable.speaker.proceed.set()
+        assert "> say:next" in plain(typist.reads("one next"))
         assert typist.left() == 0

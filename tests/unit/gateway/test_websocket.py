@@ -330,7 +330,7 @@ def test_collaboration_goes_and_comes_back_with_the_level_turn_by_turn(visit, ta
 
 
 WRONG_FRAMES = [
-    ("{", "$", "is not JSON"),
+    ("{", "$", "the frame is not JSON"),
     ("", "$", "empty"),
     ("[1]", "$", "message, cancel, resume or ping"),
     ('{"type": "shout"}', "$.type", "message, cancel, resume or ping"),
