@@ -3,7 +3,8 @@
 import re
 
 MESSAGE_CHARS_MAX = 100_000
-REQUEST_BYTES_MAX = 1_000_000
+REQUEST_BYTES_MAX = 12 * MESSAGE_CHARS_MAX + 100_000
+"""JSON may write a character in 12 bytes, as an escaped pair of surrogates; beside the message there is little."""
 
 SESSION_MESSAGES_MAX = 100
 SESSION_TOKENS_MAX = 100_000

@@ -10,9 +10,11 @@ Source: RFC 9110, section 15.5.9; the attack is Slowloris (RSnake, 2009) and its
 import asyncio
 from collections.abc import AsyncIterator
 
-from sanic.exceptions import RequestTimeout
+from sanic.exceptions import PayloadTooLarge, RequestTimeout
 from sanic.http import Http, Stage
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
+
+from orchestra.gateway.problems import HeadersTooLarge
 
 
 class TimedHttp(Http):
@@ -27,7 +29,17 @@ class TimedHttp(Http):
     async def http1_request_header(self) -> None:
         """Receive and parse the header, which starts with its first byte in the buffer."""
         self._arrives_by = asyncio.get_running_loop().time() + self.protocol.request_timeout
-        await super().http1_request_header()  # type: ignore[no-untyped-call]
+        try:
+            await super().http1_request_header()  # type: ignore[no-untyped-call]
+        except PayloadTooLarge as error:
+            raise HeadersTooLarge(
+                f"the request's line and headers are over {self.HEADER_MAX_SIZE} bytes: shorten the URL, or send fewer "
+                "or shorter headers"
+            ) from error
+
+    async def head_response_ignored(self, data: bytes, end_stream: bool) -> None:  # type: ignore[override]
+        """Leave out a piece of a body: Sanic's own cannot be awaited, so a streamed answer to HEAD fails by it."""
+        super().head_response_ignored(data, end_stream)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the body's pieces."""

@@ -11,16 +11,16 @@ from contextlib import aclosing
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
-from sanic.exceptions import InvalidHeader, RequestCancelled
+from sanic.exceptions import RequestCancelled
 from sanic_ext import openapi
 
 from orchestra.chat.stores import StoreCalls
 from orchestra.chat.transcript import FORMAT, FORMATS, JSON, MARKDOWN, Format, Transcript
-from orchestra.errors import DeadlineExceeded, InvalidRequest
+from orchestra.errors import DeadlineExceeded
 from orchestra.gateway import apidoc
 from orchestra.gateway.history import Reading, validate_session_id
-from orchestra.gateway.parameters import choice, refuse_unknown
-from orchestra.gateway.passage import error_of, tell_finished
+from orchestra.gateway.parameters import choice, refuse_unknown, wanted_type
+from orchestra.gateway.passage import answer_head, error_of, tell_finished
 from orchestra.gateway.problems import ClientGone
 from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import NO_STORE
@@ -57,6 +57,9 @@ async def export(request: Request, session_id: str) -> HTTPResponse | None:
     calls: StoreCalls = await request.app.ctx.service.container.resolve(StoreCalls)
     reading = Reading(ports.conversations, calls, request.ctx.correlation_id)
     head = await reading.head(session_id)
+    if request.method == "HEAD":
+        await answer_head(request, _headers(document, session_id), document.content_type)
+        return None
     transcript = _transcript(session_id, head, ports.clock.now())
     async with aclosing(_whole(_pieces(document, transcript, reading))) as pieces:
         await _send(request, document, session_id, await anext(pieces), pieces)
@@ -70,12 +73,7 @@ def _document(request: Request) -> Format:
     name = choice(query, "format", tuple(FORMATS))
     if name is not None:
         return FORMATS[name]
-    try:
-        wanted = request.accept.match(JSON.media_type, MARKDOWN.media_type)
-    except InvalidHeader as error:
-        raise InvalidRequest(
-            f"Accept is no list of media types: send {JSON.media_type} or {MARKDOWN.media_type}", field="Accept"
-        ) from error
+    wanted = wanted_type(request.headers, JSON.media_type, MARKDOWN.media_type)
     return MARKDOWN if wanted == MARKDOWN.media_type else JSON
 
 

@@ -20,6 +20,7 @@ from orchestra.gateway import apidoc, sse, turns, versions
 from orchestra.gateway.parameters import (
     EVENT_STREAM,
     KEY_HEADER,
+    LONE_KEY_CHARS_MIN,
     NO_RESUME,
     PLACE_HEADER,
     PREFER_HEADER,
@@ -90,7 +91,7 @@ def _documented(
             KEY_HEADER,
             "The client's own name of the turn, unique within its session and user: sent again, the same is answered, "
             f"and nothing runs twice; `{REPLAYED_HEADER}` tells. 409 while it is under way, but a stream joins it; 422 "
-            "with another message.",
+            f"with another message. At least {LONE_KEY_CHARS_MIN} characters where neither session nor user is named.",
             location="header",
             type="string",
             maxLength=limits.ID_CHARS_MAX,
@@ -185,7 +186,7 @@ async def _begun(request: Request, asked: ChatRequest, *, stream: bool) -> tuple
     """Begin the turn, or find the one that the key names; return a watch of it, and what to say of it."""
     grace = can_resume(request.headers)
     headers = {"Preference-Applied": NO_RESUME} if stream and not grace else {}
-    key = idempotency_key(request.headers)
+    key = idempotency_key(request.headers, alone=asked.session_id is None and asked.user_id is None)
     live: LiveTurns = await request.app.ctx.service.container.resolve(LiveTurns)
     watch = await live.start(
         replace(asked, stream=stream),

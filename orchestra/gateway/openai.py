@@ -9,7 +9,6 @@ There is no resuming here: a client that goes away stops its turn at once, also 
 headers wait for the first piece, the first ping or the end, so that what fails before is an ordinary error.
 """
 
-import asyncio
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -18,7 +17,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra import limits
-from orchestra.chat.turns import Entry, LiveTurns, Watch
+from orchestra.chat.turns import LiveTurns, Watch
 from orchestra.config import Settings
 from orchestra.errors import NotFound
 from orchestra.gateway import apidoc
@@ -34,6 +33,8 @@ from orchestra.gateway.openai_errors import ErrorBody, error_response
 from orchestra.gateway.parameters import (
     EVENT_STREAM,
     KEY_HEADER,
+    LONE_KEY_CHARS_MIN,
+    REPLAYED_HEADER,
     TIMEOUT_HEADER,
     TIMEOUT_SECONDS_MAX,
     idempotency_key,
@@ -42,7 +43,7 @@ from orchestra.gateway.parameters import (
 from orchestra.gateway.passage import tell_finished
 from orchestra.gateway.problems import ClientGone
 from orchestra.gateway.routes import add_route
-from orchestra.gateway.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS
+from orchestra.gateway.sse import KEEP_ALIVE, End, begun, next_entry
 from orchestra.gateway.wire import JSON_TYPE, NO_STORE, decoded, json_response
 
 PREFIX = "/v1/"
@@ -50,8 +51,6 @@ PREFIX = "/v1/"
 
 MODEL = "orchestra"
 """The model that the service as a whole is."""
-
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class ModelNotFound(NotFound):
@@ -115,7 +114,9 @@ async def model(request: Request, name: str) -> HTTPResponse:
 )
 @apidoc.parameter(
     KEY_HEADER,
-    "The client's own name of this turn, unique for its user: sent again, the turn is not taken twice.",
+    "The client's own name of this turn, unique for its user: sent again, the turn is not taken twice, which "
+    f"`{REPLAYED_HEADER}` tells; 422 with another message, history, model or sampling. At least {LONE_KEY_CHARS_MIN} "
+    "characters where no `user` is named.",
     location="header",
     type="string",
     maxLength=limits.ID_CHARS_MAX,
@@ -131,7 +132,7 @@ async def chat_completions(request: Request) -> HTTPResponse | None:
     """Answer one turn of a client that keeps its own history."""
     asked = asked_of(decoded(request.body, request.headers.get("content-type"), object))
     await _model(request, asked.model)
-    key = idempotency_key(request.headers)
+    key = idempotency_key(request.headers, alone=asked.request.user_id is None)
     turns: LiveTurns = await request.app.ctx.service.container.resolve(LiveTurns)
     watch = await turns.start(
         asked.request,
@@ -144,49 +145,37 @@ async def chat_completions(request: Request) -> HTTPResponse | None:
         given=asked.given,
     )
     created = int(request.app.ctx.service.ports.clock.now())
+    headers = {**NO_STORE, **({REPLAYED_HEADER: "true"} if watch.replayed else {})}
     if asked.stream:
-        return await _stream(request, watch, CompletionStream(asked, watch.turn_id, created))
+        return await _stream(request, watch, headers, CompletionStream(asked, watch.turn_id, created))
     async with watch:
-        return json_response(completion_of(await watch.reply(), asked, created), NO_STORE)
+        return json_response(completion_of(await watch.reply(), asked, created), headers)
 
 
-async def _stream(request: Request, watch: Watch, stream: CompletionStream) -> HTTPResponse | None:
+async def _stream(
+    request: Request, watch: Watch, headers: dict[str, str], stream: CompletionStream
+) -> HTTPResponse | None:
     """Answer `request` with the turn's log; return an error where the turn failed before anything was sent."""
     response: HTTPResponse | None = None
     status = ClientGone.status
     try:
         async with watch:
             while not stream.ended:
-                entry = await _next(watch)
+                entry = await next_entry(watch)
+                assert not isinstance(entry, End)  # the last entry ended the stream
                 said = KEEP_ALIVE if entry is None else stream.feed(entry.frame)
                 if not isinstance(said, bytes):
                     if response is None:
                         return error_response(said)
                     said = error_event(said)
                 if said:
-                    response = response or await _begun(request)
+                    response = response or await begun(request, headers)
                     await response.send(said, stream.ended)  # waits while the socket is full
         status = 200
         return None
     finally:
         if request.ctx.streams:
             tell_finished(request, status)
-
-
-async def _next(watch: Watch) -> Entry | None:
-    """Return the log's next entry, or None where it is time for a sign of life."""
-    try:
-        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-            return await anext(watch)
-    except TimeoutError:
-        return None
-
-
-async def _begun(request: Request) -> HTTPResponse:
-    """Send status and headers."""
-    request.ctx.streams = True  # its end is told at its end, not when the headers go
-    response: HTTPResponse = await request.respond(headers=STREAM_HEADERS, content_type=EVENT_STREAM)
-    return response
 
 
 async def _models(request: Request) -> tuple[Model, ...]:

@@ -4,6 +4,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from sanic.exceptions import InvalidHeader
+from sanic.headers import parse_accept
+
 from orchestra import limits
 from orchestra.chat.turnlog import END_SEQ
 from orchestra.errors import InvalidRequest
@@ -18,6 +21,7 @@ NO_RESUME = "no-resume"
 SEQ_MAX = END_SEQ
 EVENT_STREAM = "text/event-stream"
 SHOWN_CHARS_MAX = 40
+LONE_KEY_CHARS_MIN = 16
 
 _WHOLE = re.compile(r"[0-9]{1,10}")
 _DECIMAL = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?")
@@ -130,8 +134,11 @@ def resumed_place(headers: Headers) -> Place | None:
     )
 
 
-def idempotency_key(headers: Headers) -> str | None:
+def idempotency_key(headers: Headers, *, alone: bool) -> str | None:
     """Return the client's own name of the turn, or None where it gives none; it may stand in quotes.
+
+    `alone` says that no session and no user is named: then all clients' keys are of one space, and one that another may
+    choose, too, would give its turn away.
 
     Source: draft-ietf-httpapi-idempotency-key-header, in which it is a string of RFC 9651 and so in quotes, which most
     clients leave out.
@@ -139,7 +146,7 @@ def idempotency_key(headers: Headers) -> str | None:
     Raises
     ------
     InvalidRequest
-        `Idempotency-Key` is no id.
+        `Idempotency-Key` is no id, or too short to stand alone.
     """
     values = headers.getall(KEY_HEADER, [])
     if not values:
@@ -147,6 +154,12 @@ def idempotency_key(headers: Headers) -> str | None:
     text = ", ".join(values)
     key = text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text
     if limits.is_id(key):
+        if alone and len(key) < LONE_KEY_CHARS_MIN:
+            raise InvalidRequest(
+                f"{KEY_HEADER} is {shown(text)}, with which others may come, too: where neither a session nor a user "
+                f"is named, send at least {LONE_KEY_CHARS_MIN} characters, such as a UUID",
+                field=KEY_HEADER,
+            )
         return key
     raise InvalidRequest(
         f"{KEY_HEADER} is {shown(text)}: send 1 to {limits.ID_CHARS_MAX} letters, digits, '.', '_', ':' or '-', "
@@ -164,10 +177,29 @@ def can_resume(headers: Headers) -> bool:
     return all(each.partition(";")[0].strip() != NO_RESUME for each in preferences)
 
 
+def wanted_type(headers: Headers, *types: str, by_name: bool = False) -> str | None:
+    """Return which of the media `types` the caller wants most, the first where it is all the same to it.
+
+    None where it wants none of them; `by_name`, ranges such as ``*/*`` want none. Source: RFC 9110, 12.5.1.
+
+    Raises
+    ------
+    InvalidRequest
+        `Accept` cannot be read.
+    """
+    text = ", ".join(headers.getall("accept", [])).lower()
+    try:
+        wanted = parse_accept(text).match(*types, accept_wildcards=not by_name)
+    except InvalidHeader as error:
+        raise InvalidRequest(
+            f"Accept is no list of media types: send {' or '.join(types)}, or leave it out", field="Accept"
+        ) from error
+    return wanted.mime if wanted.mime and wanted.header is not None and wanted.header.q > 0 else None
+
+
 def wants_events(headers: Headers) -> bool:
-    """Tell whether the caller asks for server-sent events by name (RFC 9110, 12.5.1); ``*/*`` does not."""
-    ranges = ",".join(headers.getall("accept", [])).lower().split(",")
-    return any(each.partition(";")[0].strip() == EVENT_STREAM for each in ranges)
+    """Tell whether the caller asks for server-sent events, by name, and wants JSON no more than them."""
+    return wanted_type(headers, EVENT_STREAM, "application/json", by_name=True) == EVENT_STREAM
 
 
 def shown(value: object) -> str:

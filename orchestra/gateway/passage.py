@@ -2,6 +2,7 @@
 
 import asyncio
 import traceback
+from collections.abc import Mapping
 
 from sanic import Request
 
@@ -33,6 +34,13 @@ def error_of(request: Request, raised: BaseException) -> OrchestraError:
         request.app.ctx.service.ports.hook(UnexpectedError(at, request.ctx.correlation_id, "gateway", text))
         error = unforeseen()
     return error
+
+
+async def answer_head(request: Request, headers: Mapping[str, str], content_type: str) -> None:
+    """Answer HEAD where GET streams: no length is said, which nobody knows before the body's end (RFC 9110, 8.6)."""
+    response = await request.respond(headers=dict(headers), content_type=content_type)
+    await response.send(b"")
+    await response.send(b"", True)
 
 
 def tell_finished(request: Request, status: int) -> None:

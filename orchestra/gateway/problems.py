@@ -38,6 +38,12 @@ class ArrivedLate(OrchestraError):
     kind, title, status, close_code, retryable = "request-timeout", "Request timed out", 408, 1008, True
 
 
+class HeadersTooLarge(OrchestraError):
+    """The request's line and headers are over their limit (RFC 6585, section 5)."""
+
+    kind, title, status, close_code = "headers-too-large", "Request headers too large", 431, 1009
+
+
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of an error response (RFC 9457), with where in the request the fault is and how to find the log."""
 
@@ -97,7 +103,9 @@ def translated(error: BaseException) -> OrchestraError | None:
 
 
 def _client_error(error: SanicException) -> OrchestraError | None:
-    return InvalidRequest(f"the request is refused: {error}") if error.status_code < 500 else None
+    if error.status_code >= 500:
+        return None
+    return InvalidRequest(f"the request is no HTTP that is read here ({error}): send it as RFC 9112 says it")
 
 
 _TRANSLATIONS: tuple[tuple[type[SanicException], Callable[[SanicException], OrchestraError | None]], ...] = (

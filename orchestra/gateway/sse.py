@@ -60,8 +60,8 @@ async def answer(
     status = ClientGone.status
     try:
         async with watch:
-            held, entry = (b"", await _next(watch, 0)) if resumed else await _begin(watch)
-            if isinstance(entry, _End):
+            held, entry = (b"", await next_entry(watch, 0)) if resumed else await _begin(watch)
+            if isinstance(entry, End):
                 return empty(204, dict(headers))
             if entry is not None and entry.ends and not resumed:
                 return _whole(request, entry, headers)
@@ -73,29 +73,29 @@ async def answer(
             tell_finished(request, status)
 
 
-class _End:
+class End:
     """There is no more."""
 
 
-_END = _End()
+END = End()
 
 
-async def _next(watch: Watch, seconds_max: float = KEEP_ALIVE_SECONDS) -> Entry | _End | None:
+async def next_entry(watch: Watch, seconds_max: float = KEEP_ALIVE_SECONDS) -> Entry | End | None:
     """Return the log's next entry, or None where it is time for a sign of life."""
     try:
         async with asyncio.timeout(seconds_max):
-            return await anext(watch, _END)
+            return await anext(watch, END)
     except TimeoutError:
         return None
 
 
-async def _begin(watch: Watch) -> tuple[bytes, Entry | _End | None]:
+async def _begin(watch: Watch) -> tuple[bytes, Entry | End | None]:
     """Return the first entry that tells more than that the turn began, and the events before it."""
     held = b""
-    entry = await _next(watch)
+    entry = await next_entry(watch)
     while isinstance(entry, Entry) and isinstance(entry.frame, Started):
         held += event(watch, entry)
-        entry = await _next(watch)
+        entry = await next_entry(watch)
     return held, entry
 
 
@@ -107,18 +107,24 @@ def _whole(request: Request, entry: Entry, headers: Mapping[str, str]) -> HTTPRe
     return problem_response(entry.frame, request.ctx.correlation_id)
 
 
+async def begun(request: Request, headers: Mapping[str, str]) -> HTTPResponse:
+    """Send status and headers of a stream."""
+    request.ctx.streams = True  # its end is told at its end, not when the headers go
+    response: HTTPResponse = await request.respond(headers={**HEADERS, **headers}, content_type=EVENT_STREAM)
+    return response
+
+
 async def _stream(
-    request: Request, watch: Watch, headers: Mapping[str, str], held: bytes, entry: Entry | _End | None
+    request: Request, watch: Watch, headers: Mapping[str, str], held: bytes, entry: Entry | End | None
 ) -> None:
     """Send what was held, `entry`, and all that follow."""
-    request.ctx.streams = True  # its end is told at its end, not when the headers go
-    response = await request.respond(headers={**HEADERS, **headers}, content_type=EVENT_STREAM)
+    response = await begun(request, headers)
     while entry is None or (isinstance(entry, Entry) and not entry.ends):
         said = KEEP_ALIVE if entry is None else event(watch, entry)
         watch.named = watch.named or bool(held) or entry is not None  # an event's id goes out with it
         await response.send(held + said)  # waits while the socket is full
         held = b""
-        entry = await _next(watch)
+        entry = await next_entry(watch)
     await response.send(event(watch, entry) if isinstance(entry, Entry) else b"", True)
 
 

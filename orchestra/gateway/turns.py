@@ -20,6 +20,7 @@ from orchestra.gateway.parameters import (
     resumed_place,
     whole_number,
 )
+from orchestra.gateway.passage import answer_head
 from orchestra.gateway.routes import add_route
 from orchestra.security.validation import validate_id
 
@@ -59,6 +60,9 @@ async def events(request: Request, session_id: str, turn_id: str) -> HTTPRespons
                 field=PLACE_HEADER,
             )
         after = place.seq
+    if request.method == "HEAD":  # who does not read does not follow: the turn is not looked for
+        await answer_head(request, sse.HEADERS, EVENT_STREAM)
+        return None
     turns: LiveTurns = await request.app.ctx.service.container.resolve(LiveTurns)
     watch = await turns.resume(session_id, turn_id, after=after, grace=can_resume(request.headers))
     return await sse.answer(request, watch, {}, resumed=True)

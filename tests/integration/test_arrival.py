@@ -153,7 +153,7 @@ def test_what_is_too_large_or_no_utf_8_is_refused(strict: LiveService) -> None:
         async with aiohttp.ClientSession(strict.url) as client:
             for path, kind in ((CHAT, "type"), ("/chat/v1/chat", "error")):
                 for body, status, word in (
-                    (b'{"message": "' + b"x" * 1_000_001 + b'"}', 413, "payload-too-large"),
+                    (b'{"message": "' + b"x" * 1_300_001 + b'"}', 413, "payload-too-large"),
                     (b'{"message": "\xff"}', 400, "invalid-request"),
                     (b'{"text": "\xff"}', 400, "invalid-request"),
                 ):

@@ -32,7 +32,7 @@ def refusal(asked: object, kind: type[InvalidRequest] = InvalidRequest) -> Inval
 
 def test_the_least_that_can_be_asked() -> None:
     asked = asked_of(body())
-    assert asked == ("orchestra", False, False, ChatRequest("hello"), Given((), Sampling()))
+    assert asked == ("orchestra", False, False, ChatRequest("hello"), Given((), Sampling(), "orchestra"))
 
 
 def test_history_is_what_was_given_with_the_systems_first_and_texts_joined() -> None:

@@ -13,6 +13,7 @@ from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
 from sim.asgi import Response, call
 
 CHAT = "/chat/v2/chat"
+KEY = "a-key-of-mine-01"
 ONCE = {"guards": {"unified": {"retry": {"attempts_max": 1}, "fallbacks": ()}}}
 Step = float | str | Exception
 
@@ -235,19 +236,19 @@ def test_what_is_durable_or_unknown_is_not_cancelled(visit: Any) -> None:
 
 def test_a_key_that_comes_again_is_answered_as_the_first_time(visit: Any) -> None:
     async def story(client: Any) -> None:
-        first = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key="k-1")
+        first = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key=KEY)
         assert first.header("Idempotency-Replayed") is None
         for key, body in (
-            ("k-1", {"message": "hello"}),
-            ('"k-1"', {"message": "hello", "stream": False}),
-            ("k-1", {"message": "hello", "stream": True}),
+            (KEY, {"message": "hello"}),
+            (f'"{KEY}"', {"message": "hello", "stream": False}),
+            (KEY, {"message": "hello", "stream": True}),
         ):
             again = await client.ask("POST", CHAT, body, Idempotency_Key=key)
             assert again.status == 200
             assert again.header("Idempotency-Replayed") == "true"
             assert json.loads(again.body) == json.loads(first.body)
         assert len(client.told(TurnStarted)) == 1
-        other = await client.ask("POST", CHAT, {"message": "hello", "user_id": "ann"}, Idempotency_Key="k-1")
+        other = await client.ask("POST", CHAT, {"message": "hello", "user_id": "ann"}, Idempotency_Key=KEY)
         assert json.loads(other.body)["turn_id"] != json.loads(first.body)["turn_id"]  # another user's key is another
         assert other.header("Idempotency-Replayed") is None
 
@@ -256,10 +257,10 @@ def test_a_key_that_comes_again_is_answered_as_the_first_time(visit: Any) -> Non
 
 def test_a_key_with_another_message_is_422(visit: Any) -> None:
     async def story(client: Any) -> None:
-        begun = begin(client, {"message": "hello"}, Idempotency_Key="k-1")
+        begun = begin(client, {"message": "hello"}, Idempotency_Key=KEY)
         await asyncio.sleep(0.5)
         for _ in ("in flight", "durable"):
-            other = await client.ask("POST", CHAT, {"message": "goodbye"}, Idempotency_Key="k-1")
+            other = await client.ask("POST", CHAT, {"message": "goodbye"}, Idempotency_Key=KEY)
             assert other.status == 422
             assert json.loads(other.body)["type"] == "urn:ai-orchestra:problem:key-reused"
             await begun
@@ -269,12 +270,12 @@ def test_a_key_with_another_message_is_422(visit: Any) -> None:
 
 def test_a_key_in_flight_is_409_whole_and_joined_as_a_stream(visit: Any) -> None:
     async def story(client: Any) -> None:
-        first = begin(client, {"message": "hello", "stream": True}, Idempotency_Key="k-1")
+        first = begin(client, {"message": "hello", "stream": True}, Idempotency_Key=KEY)
         await asyncio.sleep(1.5)
-        whole = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key="k-1")
+        whole = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key=KEY)
         assert (whole.status, whole.header("Retry-After")) == (409, "1")
         assert json.loads(whole.body)["type"] == "urn:ai-orchestra:problem:turn-in-flight"
-        joined = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, Idempotency_Key="k-1")
+        joined = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, Idempotency_Key=KEY)
         assert joined.header("Idempotency-Replayed") == "true"
         assert (await first).header("Idempotency-Replayed") is None
         assert joined.body == (await first).body  # the same bytes
@@ -285,9 +286,9 @@ def test_a_key_in_flight_is_409_whole_and_joined_as_a_stream(visit: Any) -> None
 
 def test_a_key_finds_a_turn_whose_client_left_before_it_knew_its_id(visit: Any) -> None:
     async def story(client: Any) -> None:
-        assert (await leaving(client, 0.5, Idempotency_Key="k-1")).chunks == []
+        assert (await leaving(client, 0.5, Idempotency_Key=KEY)).chunks == []
         await asyncio.sleep(4.0)
-        back = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, Idempotency_Key="k-1")
+        back = await client.ask("POST", CHAT, {"message": "hello", "stream": True}, Idempotency_Key=KEY)
         assert [text for name, text in brief(back) if name == "delta"] == ["one ", "two ", "three"]
         assert len(client.told(TurnStarted)) == 1
 
@@ -296,9 +297,9 @@ def test_a_key_finds_a_turn_whose_client_left_before_it_knew_its_id(visit: Any) 
 
 def test_a_key_of_a_turn_that_failed_runs_it_anew(visit: Any) -> None:
     async def story(client: Any) -> None:
-        failed = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key="k-1")
+        failed = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key=KEY)
         assert failed.status == 502
-        again = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key="k-1")
+        again = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key=KEY)
         assert (again.status, again.header("Idempotency-Replayed")) == (200, None)
         assert json.loads(again.body)["reply"] == "hi"
 

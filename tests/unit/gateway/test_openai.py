@@ -16,6 +16,7 @@ from orchestra.resilience.degradation import Degradation, Level
 from sim.asgi import Response, call
 
 PATH = "/v1/chat/completions"
+KEY = "a-key-of-mine-01"
 ONCE: dict[str, Any] = {"guards": {"unified": {"retry": {"attempts_max": 1}, "fallbacks": ()}}}
 
 
@@ -83,7 +84,7 @@ def test_a_stream_byte_for_byte_and_when(visit: Any) -> None:
         headers = {name: value for name, value in answer.headers if name != "traceparent"}
         assert headers == {
             "content-type": "text/event-stream",
-            "cache-control": "no-cache",
+            "cache-control": "no-store",
             "x-accel-buffering": "no",
             "x-request-id": "mine",
         }
@@ -259,21 +260,28 @@ def test_the_same_key_is_the_same_turn(visit: Any) -> None:
     asked: list[Prompt] = []
 
     async def story(client: Any) -> None:
-        first = asyncio.ensure_future(client.ask("POST", PATH, body(), Idempotency_Key="k1"))
+        first = asyncio.ensure_future(client.ask("POST", PATH, body(), Idempotency_Key=KEY))
         await asyncio.sleep(0.5)
-        second = await client.ask("POST", PATH, body(), Idempotency_Key="k1")
+        second = await client.ask("POST", PATH, body(), Idempotency_Key=KEY)
         assert (second.status, second.header("Retry-After")) == (409, "1")
         assert second.header("x-should-retry") == "true"
-        streamed = await client.ask("POST", PATH, body(stream=True), Idempotency_Key="k1")
-        again = await client.ask("POST", PATH, body(), Idempotency_Key="k1")
-        late = await client.ask("POST", PATH, body(stream=True), Idempotency_Key="k1")
+        streamed = await client.ask("POST", PATH, body(stream=True), Idempotency_Key=KEY)
+        again = await client.ask("POST", PATH, body(), Idempotency_Key=KEY)
+        late = await client.ask("POST", PATH, body(stream=True), Idempotency_Key=KEY)
         ids = {json.loads(each.body)["id"] for each in (await first, again)}
         ids |= {events(each)[0][1]["id"] for each in (streamed, late)}
         assert len(ids) == 1
         assert len(asked) == 1
-        other = await client.ask("POST", PATH, body("other"), Idempotency_Key="k1")
-        assert (other.status, json.loads(other.body)["error"]["code"]) == (422, "key_reused")
-        native = await client.ask("POST", "/chat/v2/chat", {"message": "hello"}, Idempotency_Key="k1")
+        replayed = [each.header("Idempotency-Replayed") for each in (await first, streamed, again, late)]
+        assert replayed == [None, "true", "true", "true"]
+        for wrong in (body("other"), body("hello", ("system", "Be brief.")), body(temperature=0), body(seed=1)):
+            other = await client.ask("POST", PATH, wrong, Idempotency_Key=KEY)
+            assert (other.status, json.loads(other.body)["error"]["code"]) == (422, "key_reused")
+        short = await client.ask("POST", PATH, body(), Idempotency_Key=KEY[:-1])
+        assert (short.status, json.loads(short.body)["error"]["param"]) == (400, "Idempotency-Key")
+        named = await client.ask("POST", PATH, body(user="ann"), Idempotency_Key=KEY[:-1])
+        assert named.status == 200
+        native = await client.ask("POST", "/chat/v2/chat", {"message": "hello"}, Idempotency_Key=KEY)
         assert json.loads(native.body)["turn_id"] not in str(ids)
         wrong = await client.ask("POST", PATH, body(), Idempotency_Key="no key")
         assert (wrong.status, json.loads(wrong.body)["error"]["param"]) == (400, "Idempotency-Key")

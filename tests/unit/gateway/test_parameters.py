@@ -52,6 +52,12 @@ def test_two_timeouts_are_none() -> None:
         ("text/event-stream", True),
         ("Text/Event-Stream;charset=utf-8", True),
         ("application/json, text/event-stream", True),
+        ("text/event-stream;q=0.5, application/json;q=0.4", True),
+        ("text/event-stream, */*;q=0.1", True),
+        ("application/json, text/event-stream;q=0", False),
+        ("text/event-stream;q=0.5, application/json", False),
+        ("text/event-stream;q=0", False),
+        ("text/html, *; q=.2, */*; q=.2", False),  # Java's
         ("*/*", False),
         ("text/*", False),
         ("application/json", False),
@@ -62,6 +68,12 @@ def test_two_timeouts_are_none() -> None:
 def test_events_are_asked_for_by_name(accept: str, wanted: bool) -> None:
     assert wants_events(headers(accept=accept)) is wanted
     assert not wants_events(headers())
+
+
+def test_what_cannot_be_read_is_refused_with_what_may_be_sent() -> None:
+    with pytest.raises(InvalidRequest, match="send text/event-stream or application/json, or leave it out") as caught:
+        wants_events(headers(accept="text/event-stream;q=high"))
+    assert caught.value.field == "Accept"
 
 
 @pytest.mark.parametrize(("given", "number"), [("1", 1), ("100", 100), ("007", 7)])
@@ -104,24 +116,33 @@ def test_unknown_and_repeated_parameters_are_refused_by_name() -> None:
     ],
 )
 def test_a_key_is_read_with_its_quotes_and_without(given: str, key: str) -> None:
-    assert idempotency_key(headers(idempotency_key=given)) == key
+    assert idempotency_key(headers(idempotency_key=given), alone=False) == key
+
+
+def test_a_key_that_stands_alone_is_long_enough_to_be_nobody_elses() -> None:
+    assert idempotency_key(headers(idempotency_key="k" * 16), alone=True) == "k" * 16
+    assert idempotency_key(headers(idempotency_key="k" * 15), alone=False) == "k" * 15
+    for given in ("k" * 15, '"' + "k" * 15 + '"'):
+        with pytest.raises(InvalidRequest, match="send at least 16 characters, such as a UUID") as caught:
+            idempotency_key(headers(idempotency_key=given), alone=True)
+        assert caught.value.field == "Idempotency-Key"
 
 
 def test_no_key_is_none() -> None:
-    assert idempotency_key(headers()) is None
+    assert idempotency_key(headers(), alone=True) is None
 
 
 @pytest.mark.parametrize("given", ["", '"', '""', "a b", '"a', 'a"', "-a", "a/b", "é", "a" * 129, "'a'", '""a""'])
 def test_a_bad_key_is_refused_by_its_header(given: str) -> None:
     with pytest.raises(InvalidRequest, match="send 1 to 128 letters, digits") as caught:
-        idempotency_key(headers(idempotency_key=given))
+        idempotency_key(headers(idempotency_key=given), alone=False)
     assert caught.value.field == "Idempotency-Key"
     assert len(caught.value.detail) < 250
 
 
 def test_two_keys_are_none() -> None:
     with pytest.raises(InvalidRequest, match="'a, b'"):
-        idempotency_key(CIMultiDict([("Idempotency-Key", "a"), ("idempotency-key", "b")]))
+        idempotency_key(CIMultiDict([("Idempotency-Key", "a"), ("idempotency-key", "b")]), alone=False)
 
 
 @pytest.mark.parametrize(

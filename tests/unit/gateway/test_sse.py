@@ -234,7 +234,12 @@ def test_a_client_that_leaves_before_it_can_know_the_turn_ends_it_at_once(visit:
     """It has seen no event, so no id, and it named no key: nobody can ever resume. A keep-alive has the first id."""
 
     async def story(client: Any) -> None:
-        for after, key, lives in ((0.5, None, False), (14.9, None, False), (0.5, "k-1", True), (15.1, None, True)):
+        for after, key, lives in (
+            (0.5, None, False),
+            (14.9, None, False),
+            (0.5, "a-key-of-mine-01", True),
+            (15.1, None, True),
+        ):
             client.events.clear()
             answer = await leaving(client, after, **({"Idempotency-Key": key} if key else {}))
             assert (b"id: " in answer.body) == (after > 15)
@@ -255,7 +260,7 @@ def test_a_client_that_does_not_come_back_ends_the_turn_after_its_grace(visit: A
     async def story(client: Any) -> None:
         for after in LEAVES.values():
             client.events.clear()
-            await leaving(client, after, **{"Idempotency-Key": f"k-{after}"})
+            await leaving(client, after, **{"Idempotency-Key": f"a-key-of-mine-{after}"})
             if grace:
                 await asyncio.sleep(grace - 0.01)
                 assert client.provider.running == 1

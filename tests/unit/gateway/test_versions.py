@@ -149,12 +149,12 @@ def test_arrow_process_to_response(visit: Any) -> None:
     """What was processed is one and the same: a key of version 2 is answered to version 1 without another turn."""
 
     async def story(client: Any) -> None:
-        two = await client.ask("POST", V2, {"message": "hello"}, Idempotency_Key="k")
-        one = await client.ask("POST", V1, {"text": "hello"}, Idempotency_Key="k")
+        two = await client.ask("POST", V2, {"message": "hello"}, Idempotency_Key="a-key-of-mine-01")
+        one = await client.ask("POST", V1, {"text": "hello"}, Idempotency_Key="a-key-of-mine-01")
         assert one.header("Idempotency-Replayed") == "true"
         assert (loaded(one)["id"], loaded(one)["response"]) == (loaded(two)["turn_id"], loaded(two)["reply"])
         assert len(client.told(TurnStarted)) == 1
-        wrong = await client.ask("POST", V1, {"text": "goodbye"}, Idempotency_Key="k")
+        wrong = await client.ask("POST", V1, {"text": "goodbye"}, Idempotency_Key="a-key-of-mine-01")
         assert (wrong.status, loaded(wrong)["error"]) == (422, "key-reused")
 
     visit(story, hi)
