@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from msgspec import Struct
 
+from orchestra import limits
 from orchestra.chat.stores import StoreCalls
 from orchestra.chat.turnlog import Entry, Followed, TurnLog, ended_log, error_frame
 from orchestra.errors import OrchestraError, StoreUnavailable, TurnLost
@@ -148,6 +149,7 @@ class Replicas:
         self._replicas: dict[str, Replica] = {}
         self._rounds: asyncio.Task[None] | None = None
         self._losing: dict[str, asyncio.Task[None]] = {}
+        self._failed_at = -limits.LEASE_SECONDS  # when the relay last failed to answer here
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -288,9 +290,12 @@ class Replicas:
             try:
                 found = await self._calls("relay", log.turn_id, self._relay.find(log.session_id, log.turn_id))
             except StoreUnavailable:
+                self._failed_at = _now()
                 return
             if found is not None and found.alive and found.holder == replica.holder:
                 return
+            if _now() - self._failed_at < limits.LEASE_SECONDS:
+                return  # the relay was away: who lives has yet to renew the lease that ran out meanwhile
         try:
             stored = await self._stored(log.turn_id)
         except OrchestraError:

@@ -618,8 +618,9 @@ class LiveTurns:
         run = self._runs.get(asked.turn_id)
         log = run.log if run is not None else self._kept.get(asked.turn_id)
         if log is None:
-            if asked.turn_id not in self._openings:
-                self._relay.end(asked.session_id, asked.turn_id, kept=False)  # whatever says that it is here
+            if asked.turn_id in self._openings:
+                return  # it may be about to begin: who follows it asks again
+            self._relay.end(asked.session_id, asked.turn_id, kept=False)  # whatever says that it is here
         elif asked.session_id in ("", log.session_id):  # whoever does not know the session has the key
             if run is not None:
                 run.attend(asked.sender)

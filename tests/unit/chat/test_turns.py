@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, suppress
+from math import inf
 from typing import Any
 
 import pytest
@@ -882,6 +883,47 @@ def test_a_turn_whose_instance_died_is_lost_soon_and_runs_anew_under_its_key() -
         stop()
 
     lived(story, instances=2)
+
+
+def test_a_key_sent_to_two_instances_at_once_is_followed_on_both_though_its_holder_is_slow_to_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        find = here.conversations.find
+
+        async def slow(turn_id: str) -> Any:
+            await asyncio.sleep(4)
+            return await find(turn_id)
+
+        monkeypatch.setattr(here.conversations, "find", slow)
+        ours = asyncio.create_task(here.say(key="k"))
+        await asyncio.sleep(0.1)
+        theirs = await there.say(key="k")
+        assert theirs.replayed
+        assert brief(await followed(theirs)) == WHOLE
+        assert brief(await followed(await ours)) == WHOLE
+        assert here.provider.calls == 1
+
+    lived(story, instances=2)
+
+
+def test_a_relay_that_was_away_and_forgot_the_leases_loses_no_turn() -> None:
+    async def story(house: House, here: Instance, there: Instance) -> None:
+        watch = await here.say(key="k")
+        theirs = asyncio.create_task(followed(await there.turns.resume("s", watch.turn_id)))
+        ours = asyncio.create_task(followed(watch))
+        await asyncio.sleep(1)
+        away = StoreDown(at=0.0, lasts=1e6, store="sessions")
+        house.hub.leases["a"] = 0.0
+        with here.faults.injected(away):
+            with there.faults.injected(away):
+                await asyncio.sleep(6)
+            await asyncio.sleep(1.5)  # longer away from here than from there
+        house.hub.leases["a"] = inf
+        assert brief(await theirs) == brief(await ours)
+        assert brief(await theirs)[-1] == (4, "done: soon late")
+
+    lived(story, (5.0, "soon ", 5.0, "late"), instances=2)
 
 
 def test_a_turn_whose_instance_died_after_writing_it_is_answered() -> None:
