@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestra.errors import ConfigurationError
 from orchestra.limits import MEMORIES_RECALLED_MAX
-from orchestra.policies import DegradationPolicy, GuardPolicies, Policy, setting
+from orchestra.policies import DegradationPolicy, GuardPolicies, Policy, listed, setting
 
 PREFIX = "ORCHESTRA_"
 FILE_VARIABLE = "ORCHESTRA_CONFIG"
@@ -98,6 +98,9 @@ class Settings(Policy):
     connection_idle_seconds_max: float = setting(
         900.0, "seconds", "A WebSocket from which no frame came for so long is closed.", gt=0, le=86400
     )
+    origins_allowed: tuple[str, ...] = setting(
+        (), "origins", "Web pages of other origins that may open WebSockets, such as https://chat.example."
+    )
     store_seconds_max: float = setting(5.0, "seconds", "One operation of a store.", gt=0, le=3600)
     memory_recalled_max: int = setting(
         3, "memories", "Memories that one turn is given.", ge=0, le=MEMORIES_RECALLED_MAX
@@ -134,6 +137,16 @@ class Settings(Policy):
     def _url(cls, value: str | None, info: Any) -> str | None:
         if value is not None and (fault := _url_fault(value, _SCHEMES[info.field_name])):
             raise PydanticCustomError("url", "{fault}", {"fault": fault})
+        return value
+
+    _origins_listed = field_validator("origins_allowed", mode="before")(listed)
+
+    @field_validator("origins_allowed")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not re.fullmatch(r"[a-z][a-z0-9+.\-]*://[^/\s]+", origin):
+                raise PydanticCustomError("origin", "an origin is scheme, host and port only: https://chat.example")
         return value
 
     @field_validator("provider_key", "alternate_key", "operator_key")

@@ -16,6 +16,8 @@ from msgspec import Meta, Struct
 from orchestra.model import ChatReply, Turn
 
 PROTOCOL = 1
+SEQ_MAX = 2**53 - 1
+"""The largest whole number that every client's JSON has (RFC 8259, section 6)."""
 
 
 class SendMessage(Struct, frozen=True, tag="message", forbid_unknown_fields=True):
@@ -46,7 +48,7 @@ class Resume(Struct, frozen=True, tag="resume", forbid_unknown_fields=True):
     """Send what the turn's log has behind number `after`, and what will come."""
 
     turn_id: str
-    after: Annotated[int, Meta(ge=0)] = 0
+    after: Annotated[int, Meta(ge=0, le=SEQ_MAX)] = 0
 
 
 class Ping(Struct, frozen=True, tag="ping", forbid_unknown_fields=True):
@@ -93,7 +95,11 @@ class Ready(Struct, frozen=True, tag="ready"):
 
 
 class Accepted(Struct, frozen=True, tag="accepted"):
-    """Acknowledges the client's message `id`: it is turn `turn_id`, whose log follows from its beginning."""
+    """Acknowledges the client's message `id`: it is turn `turn_id`.
+
+    The turn's log follows from its beginning; where this connection was sent a part of it already, as for an id that
+    it repeats, only what comes after that follows.
+    """
 
     id: str
     turn_id: str

@@ -45,7 +45,7 @@ class Policy(BaseModel):
         return value
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
     """Split what the environment can only give as one text: words separated by commas."""
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
@@ -88,7 +88,7 @@ class BreakerPolicy(Policy):
     ignore: tuple[str, ...] = setting((), "kinds of error", "Errors that say nothing, though they would be failures.")
     record: tuple[str, ...] = setting((), "kinds of error", "Errors that are failures, though they would say nothing.")
 
-    _lists = field_validator("ignore", "record", mode="before")(_listed)
+    _lists = field_validator("ignore", "record", mode="before")(listed)
 
     @field_validator("ignore", "record")
     @classmethod
@@ -192,7 +192,7 @@ class GuardPolicy(Policy):
     bulkhead: BulkheadPolicy = BulkheadPolicy()
     attempt: AttemptPolicy = AttemptPolicy()
 
-    _lists = field_validator("fallbacks", mode="before")(_listed)
+    _lists = field_validator("fallbacks", mode="before")(listed)
 
     @field_validator("fallbacks")
     @classmethod

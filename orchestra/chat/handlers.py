@@ -211,6 +211,7 @@ class ConnectionHandler:
             case Resume():
                 await self._resume(frame)
             case Cancel():
+                _check_turn_id(frame.turn_id)
                 await self._shared.turns.cancel(self._connection.session_id, frame.turn_id)
             case Ping():
                 self._connection.send(Pong(frame.id))
@@ -258,6 +259,7 @@ class ConnectionHandler:
             self._release(lambda _: True)
 
     async def _resume(self, frame: Resume) -> None:
+        _check_turn_id(frame.turn_id)
         if frame.turn_id in self._watching:
             return
         _check_room(self._watching)
@@ -326,6 +328,10 @@ class ConnectionHandler:
         text = "".join(traceback.format_exception(raised))
         self._shared.hook(UnexpectedError(self._shared.now(), self._connection.id, "websocket", text))
         return unforeseen()
+
+
+def _check_turn_id(turn_id: str) -> None:
+    validate_id("$.turn_id", turn_id, "send the one that `accepted` or `started` named")
 
 
 def _check_room(watching: dict[str, asyncio.Task[None]]) -> None:

@@ -80,7 +80,7 @@ def create_app(name: str, settings: Settings, opener: Opener) -> App:
     for each in DOORS:
         each.add_routes(app)
     probes.add_routes(app)
-    websocket.add_routes(app)
+    websocket.add_routes(app, settings.origins_allowed)
     asyncapi.add_routes(app)
     web.add_routes(app)
     _add_lifecycle(app, opener, settings.shutdown_seconds_max)

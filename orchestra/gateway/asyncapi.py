@@ -84,10 +84,14 @@ is answered with an `error` frame.
 More than {limits.FRAMES_BURST_MAX} frames at once, or {limits.FRAMES_PER_SECOND_MAX:g} a second for longer, close the
 connection.
 
-Close codes: 1001 idle; 1003 a binary message; 1007 not UTF-8; 1008 a flood, or too slow a reader; 1009 too large a
-message; 1011 a defect; 1012 the instance is going: connect again; 1013 the session cannot be had now. After 1006, 1008,
-1011, 1012 and 1013 connect again, and `resume` each turn after the last `seq` you saw. Refused before acceptance, with
-a problem (RFC 9457): a wrong id (400), too many connections (503, with Retry-After)."""
+So do fragments and control frames, and a message that takes longer to arrive than a request may.
+
+Close codes: 1001 idle; 1003 a binary message; 1007 not UTF-8; 1008 a flood, or too slow; 1009 too large a message; 1011
+a defect; 1012 the instance is going: connect again; 1013 busy, or the session cannot be had now. After 1006, 1008,
+1011, 1012 and 1013 connect again, and `resume` each turn after the last `seq` you saw; but not where the last frame
+before the close was an `error` without an `id` and a `turn_id` that is not `retryable`, such as of a deleted session:
+it would be the same again. Refused before acceptance, with a problem (RFC 9457): a wrong id (400), a web page of
+another origin (403), too many connections (503, with Retry-After)."""
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:

@@ -1,22 +1,25 @@
 """WebSockets at `/chat/ws/<client_id>/<session_id>`: the frames of `orchestra.frames`, see /docs/asyncapi.json.
 
-What is refused is refused before acceptance, with an ordinary problem: wrong ids (400), too many connections (503).
+What is refused is refused before acceptance, with an ordinary problem: wrong ids (400), a page of another origin (403),
+too many connections (503).
 Then the session is created or restored, `ready` is sent, and frames are answered one after the other; those that came
 before `ready` have waited, in order. A frame that is wrong, or meets a defect, is answered with an `error` frame, and
 the next one is read. Close codes: 1001 idle, 1003 binary, 1007 not UTF-8, 1008 flood or too slow, 1009 too large, 1011
-defect, 1012 the instance is going, 1013 the session cannot be had now.
+defect, 1012 the instance is going, 1013 busy, or the session cannot be had now. Where an `error` frame that is not
+retryable comes last before the close, its error gives the code, and to come back is in vain.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from sanic import HTTPResponse, Request, Sanic
 
+from orchestra import limits
 from orchestra.chat.connections import Closed, Connection, Socket
 from orchestra.chat.handlers import ConnectionHandler, ConnectionHandlers
 from orchestra.chat.turns import error_frame
-from orchestra.errors import Overloaded
+from orchestra.errors import Forbidden, Overloaded
 from orchestra.events import ConnectionClosed, ConnectionOpened
 from orchestra.frames import Cancel, ClientFrame, Resume, SendMessage
 from orchestra.gateway import wire
@@ -40,13 +43,14 @@ class Who(NamedTuple):
     correlation_id: str
 
 
-def add_routes(app: Sanic[Any, Any]) -> None:
-    """Add the route to `app`.
+def add_routes(app: Sanic[Any, Any], origins_allowed: Sequence[str]) -> None:
+    """Add the route to `app`; pages of its own origin may connect, and those of `origins_allowed`.
 
     It is an ordinary one that takes the connection over, for Sanic accepts a WebSocket route's before it is asked.
     """
     app.enable_websocket()
     app.ctx.unfinished = Budget()
+    app.ctx.origins_allowed = origins_allowed
     add_route(app, connect, PATH)
 
 
@@ -54,11 +58,30 @@ async def connect(request: Request, client_id: str, session_id: str) -> HTTPResp
     """Serve one connection, from its handshake to its end."""
     validate_id("client_id", client_id, "choose one for each client, and keep it")
     validate_id("session_id", session_id, "send one that a reply named, or choose one")
+    check_origin(request.headers, request.app.ctx.origins_allowed)
     service = request.app.ctx.service
     handlers: ConnectionHandlers = await service.container.resolve(ConnectionHandlers)
     who = Who(client_id, session_id, request.remote_addr or request.ip, request.ctx.correlation_id)
     await hold(handlers, who, partial(accepted, request, request.app.ctx.unfinished))
     return None
+
+
+def check_origin(headers: Mapping[str, str], allowed: Sequence[str]) -> None:
+    """Refuse what a browser sends for a page of another origin: any page may open WebSockets to anywhere.
+
+    What is no browser sends no `Origin`, or may send what it likes. (RFC 6455, section 10.2.)
+
+    Raises
+    ------
+    Forbidden
+    """
+    origin = headers.get("origin")
+    if origin is None or origin in allowed:
+        return
+    scheme, _, host = origin.lower().partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme, "")
+    if not host or host.removesuffix(port) != headers.get("host", "").lower().removesuffix(port):
+        raise Forbidden("pages of another origin may not connect: the setting origins_allowed names those that may")
 
 
 connect.is_websocket = True  # type: ignore[attr-defined]
@@ -139,6 +162,7 @@ async def _answer(handler: ConnectionHandler, connection: Connection, data: byte
             case SendMessage():
                 connection.send(error_frame(error, id=frame.id))
             case Cancel() | Resume():
-                connection.send(error_frame(error, turn_id=frame.turn_id))
+                turn_id = frame.turn_id if limits.is_id(frame.turn_id) else None  # not to be echoed
+                connection.send(error_frame(error, turn_id=turn_id))
             case _:
                 connection.send(error_frame(error))

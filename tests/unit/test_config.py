@@ -360,3 +360,11 @@ def test_a_policy_may_be_set_in_part_and_its_environment_beats_its_file(tmp_path
     assert rows["guards.unified.fallbacks"].value == "offline, apology"
     assert rows["guards.unified.fallbacks"].source == "environment ORCHESTRA_GUARDS__UNIFIED__FALLBACKS"
     assert value_of(loaded.settings, "guards.memory.attempt.total_seconds_max") == 4.0
+
+
+def test_origins_are_a_list_and_each_is_scheme_host_and_port(tmp_path: Path) -> None:
+    loaded = load({"ORCHESTRA_ORIGINS_ALLOWED": "https://chat.example, http://localhost:3000"}, cwd=tmp_path)
+    assert loaded.settings.origins_allowed == ("https://chat.example", "http://localhost:3000")
+    for wrong in ("chat.example", "https://chat.example/", "https://", "*"):
+        (fault,) = refused({"ORCHESTRA_ORIGINS_ALLOWED": wrong}, tmp_path)
+        assert "an origin is scheme, host and port only" in fault

@@ -49,6 +49,36 @@ def test_a_wrong_id_in_the_path_is_refused_before_acceptance(visit):
     visit(story, answers)
 
 
+def test_a_page_of_another_origin_is_refused_before_acceptance(visit):
+    cases = {
+        ("chat.example", "https://chat.example"): True,
+        ("Chat.example:8000", "http://chat.example:8000"): True,
+        ("chat.example:80", "http://chat.example"): True,
+        ("chat.example", None): True,
+        ("127.0.0.1:8000", "https://front.example"): True,  # by the setting
+        ("127.0.0.1:8000", "https://evil.example"): False,
+        ("127.0.0.1:8000", "http://127.0.0.1:8001"): False,
+        ("127.0.0.1:8000", "null"): False,
+        ("127.0.0.1:8000", ""): False,
+        ("front.example.evil", "https://front.example.evi"): False,
+    }
+
+    async def story(client):
+        for (host, origin), welcome in cases.items():
+            headers = [("host", host), *([("origin", origin)] if origin is not None else [])]
+            if welcome:
+                async with asgi.websocket(client.app, "/chat/ws/anna/lake", headers) as socket:
+                    assert json.loads(await socket.receive())["type"] == "ready"
+                continue
+            with pytest.raises(asgi.Refused) as refused:
+                async with asgi.websocket(client.app, "/chat/ws/anna/lake", headers):
+                    pytest.fail(f"{origin} must not open {host}")
+            answer = refused.value.response
+            assert (answer.status, json.loads(answer.text)["type"]) == (403, "urn:ai-orchestra:problem:forbidden")
+
+    visit(story, answers, origins_allowed=("https://front.example",))
+
+
 def test_an_ordinary_request_is_told_that_the_path_is_for_websockets(visit):
     async def story(client):
         answer = await client.ask("GET", "/chat/ws/anna/lake")
@@ -156,6 +186,28 @@ def test_an_unknown_turn_is_said_to_be_unknown(visit, talking):
                 error = await talk.hear()
                 assert (error["kind"], error["turn_id"], error["status"]) == ("turn-unknown", "f" * 32, 404)
                 assert "seq" not in error
+
+    visit(story, answers)
+
+
+def test_what_is_no_turns_id_is_refused_and_neither_looked_for_nor_repeated(visit, talking):
+    async def story(client):
+        async with talking(client) as talk:
+            await talk.hear()
+            for frame in ("cancel", "resume"):
+                for turn_id in ("a\0b", "x" * 129, ""):
+                    talk.say(frame, turn_id=turn_id)
+                    error = await talk.hear()
+                    assert (error["kind"], error["field"], "turn_id" in error) == (
+                        "invalid-request",
+                        "$.turn_id",
+                        False,
+                    )
+            talk.say("resume", turn_id="f" * 32, after=2**53)
+            error = await talk.hear()
+            assert (error["kind"], error["field"]) == ("invalid-request", "$.after")
+            talk.say("resume", turn_id="f" * 32, after=2**53 - 1)
+            assert (await talk.hear())["kind"] == "turn-unknown"
 
     visit(story, answers)
 
