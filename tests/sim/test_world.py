@@ -175,8 +175,8 @@ def test_what_is_left_behind_is_found_and_named(small):
 
 
 def test_an_audit_finds_turns_that_were_acknowledged_and_are_not_stored():
-    """Of two stored turns one was acknowledged; of four acknowledged, one is nowhere, one is beyond its session's record,
-    and one has no record, which is made anew from where the turn is."""
+    """Of two stored turns one was acknowledged; of four acknowledged, one is nowhere, one beyond its session's record,
+    and one's session has none, which is made anew from where the turn is."""
 
     async def main() -> Audited:
         conversations = InProcessConversations()

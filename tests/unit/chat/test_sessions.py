@@ -52,11 +52,11 @@ class House:
         calls = StoreCalls(self.events.append, seconds_max=5)
         return Sessions(self.store, self.conversations, calls, self.clock, SystemEntropy(), self.memories)
 
-    def over_wires(self, faults: Faults) -> Sessions:
+    def over_wires(self, faults: Faults, seconds: float = 0.0) -> Sessions:
         """An instance on the same stores, which may be down."""
 
         def wire(store: StoreName) -> Wire:
-            return Wire(store, Constant(0.0), Random(0), faults)
+            return Wire(store, Constant(seconds), Random(0), faults)
 
         sessions = ModelledSessions(self.clock, wire("sessions"))
         conversations = ModelledConversations(wire("conversations"))
@@ -725,8 +725,7 @@ def test_thirty_changes_of_a_profile_at_once_are_all_kept(instances: int) -> Non
     async def story() -> None:
         house = House()
         session_id = await started(house)
-        faults = Faults()  # none: only that every call of a store takes a step of the loop
-        doors = [house.over_wires(faults) for _ in range(instances)]
+        doors = [house.over_wires(Faults(), seconds=0.01) for _ in range(instances)]
 
         def noted(number: int) -> Callable[[Profile], Profile]:
             return lambda profile: replace(profile, metadata=profile.metadata | {str(number): ""})
@@ -734,6 +733,8 @@ def test_thirty_changes_of_a_profile_at_once_are_all_kept(instances: int) -> Non
         await asyncio.gather(*(doors[n % instances].change_profile(session_id, None, "c", noted(n)) for n in range(30)))
         view = await house.here.describe(session_id, None, "c")
         assert len(view.profile.metadata) == 30
+        lost = [each for each in house.events if isinstance(each, StoreFinished) and each.error == StaleSession.kind]
+        assert bool(lost) == (instances > 1), "within an instance nobody races"
         assert not any(door._changes._locks for door in doors)
 
     loop.run(story())
