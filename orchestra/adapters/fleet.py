@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from orchestra.adapters.storing import WINDOW_BUCKETS
+from orchestra.adapters.storing import WINDOW_BUCKETS, unavailable
 from orchestra.errors import ConfigurationError, StoreUnavailable
 from orchestra.model import Tally
 
@@ -145,9 +145,7 @@ class RedisFleet:
             async with asyncio.timeout(self._seconds_max):
                 return await self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(
-                "Redis cannot be reached or does not answer in time", retry_after_seconds=1.0
-            ) from error
+            raise unavailable(error) from error
 
 
 def _text(value: bytes) -> str:

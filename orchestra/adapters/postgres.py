@@ -17,7 +17,7 @@ from pgvector.asyncpg import register_vector
 
 from orchestra.adapters.batching import Batcher
 from orchestra.adapters.migrate import migrate, packaged, read_migrations
-from orchestra.adapters.storing import session_gone, stale_profile, stale_turn
+from orchestra.adapters.storing import session_gone, stale_profile, stale_turn, unavailable
 from orchestra.errors import ConfigurationError, InvalidRequest, OrchestraError, StoreUnavailable
 from orchestra.model import ConversationHead, Memory, Profile, Recollection, Turn, Usage
 
@@ -165,7 +165,7 @@ class Postgres:
         except _MISADDRESSED as error:
             raise ConfigurationError(f"it does not open a database: {error}", field="database_url") from error
         except _FAILURES as error:
-            raise _unavailable(error) from error
+            raise unavailable(error, "PostgreSQL") from error
         return cls(url, readers)
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
@@ -183,7 +183,7 @@ class Postgres:
                     raise
                 return await self._fetch(query, *arguments)
         except _FAILURES as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def change(self, *statements: tuple[Any, ...]) -> list[asyncpg.Record]:
         """Run statements in one transaction, after all that was submitted before, and return what the last one gives.
@@ -250,7 +250,7 @@ class Postgres:
             if _is_refusal(error):
                 return _refused("the change", error)
             self._drop_writer()
-            return _unavailable(error)
+            return unavailable(error)
 
     async def _make(self, change: Change) -> list[asyncpg.Record]:
         writer = await self._open_writer()
@@ -274,7 +274,7 @@ class Postgres:
             if _is_refusal(error):
                 return await self._commit_apart(rows, error)
             self._drop_writer()
-            return [_unavailable(error) for _ in rows]
+            return [unavailable(error) for _ in rows]
 
     async def _commit_apart(
         self, rows: list[TurnRow | Memory], refusal: Exception
@@ -494,11 +494,5 @@ def _may_pass(error: Exception) -> bool:
 
 def _refused(what: str, cause: Exception) -> OrchestraError:
     error = InvalidRequest(f"{what} cannot be stored: {cause}")
-    error.__cause__ = cause
-    return error
-
-
-def _unavailable(cause: Exception) -> StoreUnavailable:
-    error = StoreUnavailable("PostgreSQL cannot be reached or does not answer in time", retry_after_seconds=1.0)
     error.__cause__ = cause
     return error

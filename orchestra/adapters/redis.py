@@ -11,18 +11,18 @@ more, with the profile, which PostgreSQL has. No turn is lost; every record set 
 """
 
 import asyncio
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestra import limits
 from orchestra.adapters.batching import Batcher
+from orchestra.adapters.pipelining import BATCH_COMMANDS_MAX, WAITING_COMMANDS_MAX, Command, WrongType, outcomes
 from orchestra.adapters.storing import session_gone, stale_session
 from orchestra.errors import ConfigurationError, StoreUnavailable
 from orchestra.events import Hook, UnexpectedError
@@ -59,11 +59,6 @@ return redis.call('EXPIRE', KEYS[2], {limits.SESSION_TTL_SECONDS})
 CONNECT_SECONDS = 2.0
 REPLY_SECONDS = 2.0
 PING_SECONDS = 2.0
-REFUSED_RETRY_SECONDS = 10.0
-_BATCH_COMMANDS_MAX = 100
-_WAITING_COMMANDS_MAX = 10_000
-
-_Command = tuple[str | bytes | int, ...]
 
 
 class RedisSessions:
@@ -101,8 +96,8 @@ class RedisSessions:
         except ValueError as error:
             raise ConfigurationError(f"it is not the address of a Redis: {error}", field="redis_url") from error
         self._hook = hook
-        self.commands: Batcher[_Command, Any] = Batcher(
-            "Redis", self._send, batch_max=_BATCH_COMMANDS_MAX, waiting_max=_WAITING_COMMANDS_MAX
+        self.commands: Batcher[Command, Any] = Batcher(
+            "Redis", partial(outcomes, self._redis), batch_max=BATCH_COMMANDS_MAX, waiting_max=WAITING_COMMANDS_MAX
         )
 
     async def load(self, session_id: str) -> Session | None:
@@ -117,7 +112,7 @@ class RedisSessions:
         key = _key(session_id)
         try:
             record: bytes | None = await self.commands.submit(("GET", key))
-        except _WrongType as error:
+        except WrongType as error:
             await self._set_aside(session_id, b"", error)
             return None
         if record is None:
@@ -140,7 +135,7 @@ class RedisSessions:
         stamp = b"" if expected is None else _stamp(expected)
         try:
             saved = await self.commands.submit(("EVAL", _SAVE, 1, _key(session.id), stamp, _record(session)))
-        except _WrongType as error:  # it is no record; whoever reads it anew finds none
+        except WrongType as error:  # it is no record; whoever reads it anew finds none
             await self._set_aside(session.id, b"", error)
             saved = False
         if not saved:
@@ -174,16 +169,6 @@ class RedisSessions:
         """Finish what is under way and close the connection."""
         await self.commands.close()
         await self._redis.aclose()
-
-    async def _send(self, commands: list[_Command]) -> Sequence[Any]:
-        try:
-            pipeline = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            return [_failure(error) for _ in commands]
-        return [_failure(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _set_aside(self, session_id: str, record: bytes, why: Exception) -> None:
         key = _key(session_id)
@@ -281,29 +266,3 @@ def _from_wire(wire: _Wire) -> Session:
         revision=wire.revision,
         tokens=wire.tokens,
     )
-
-
-class _WrongType(StoreUnavailable):
-    """The key holds another type than records are."""
-
-
-def _failure(reply: Exception) -> StoreUnavailable:
-    """Say what Redis answered a command with: it is there, and refuses, unless the connection was lost."""
-    if isinstance(reply.__context__, AuthenticationError):  # at connecting, redis-py tells of a connection only
-        reply = reply.__context__
-    if not isinstance(reply, ResponseError | AuthenticationError | AuthorizationError):
-        return _unavailable(reply)
-    kind = _WrongType if "WRONGTYPE" in str(reply) else StoreUnavailable
-    code = getattr(reply, "status_code", None) or str(reply).partition(" ")[0]
-    error = kind(
-        f"Redis is there and refuses the command ({code}): whoever runs the service must mend that",
-        retry_after_seconds=REFUSED_RETRY_SECONDS,
-    )
-    error.__cause__ = reply
-    return error
-
-
-def _unavailable(cause: Exception) -> StoreUnavailable:
-    error = StoreUnavailable("Redis cannot be reached or does not answer in time", retry_after_seconds=1.0)
-    error.__cause__ = cause
-    return error

@@ -23,10 +23,10 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from orchestra import limits
 from orchestra.adapters.batching import Batcher
+from orchestra.adapters.pipelining import BATCH_COMMANDS_MAX, WAITING_COMMANDS_MAX, Command, outcomes
 from orchestra.errors import ConfigurationError, OrchestraError, StoreUnavailable
 from orchestra.events import Hook, Lifecycle
 from orchestra.ports import Claim, Found
@@ -38,8 +38,6 @@ SILENCE_SECONDS = 5.0
 """A subscription on which nothing comes for so long is asked whether it lives."""
 SUBSCRIBED_SECONDS = 0.01
 CLAIM_ATTEMPTS_MAX = 4
-_BATCH_COMMANDS_MAX = 100
-_WAITING_COMMANDS_MAX = 10_000
 
 # Replaces a record where it is the one that was read; a script that was sent twice finds its own, and that is success.
 _REPLACE = """
@@ -59,7 +57,6 @@ redis.call('PUBLISH', ARGV[3], ARGV[4])
 _REMOVE = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
 
 Deliver = Callable[[bytes], None]
-_Command = tuple[str | bytes | int, ...]
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
@@ -113,8 +110,8 @@ class RedisRelay:
         self._waiting_bytes = 0
         self._is_away: dict[str, bool] = {}
         self._ears = _Ears(self._redis, self._state)
-        self.commands: Batcher[_Command, Any] = Batcher(
-            "Redis", self._send, batch_max=_BATCH_COMMANDS_MAX, waiting_max=_WAITING_COMMANDS_MAX
+        self.commands: Batcher[Command, Any] = Batcher(
+            "Redis", self._send, batch_max=BATCH_COMMANDS_MAX, waiting_max=WAITING_COMMANDS_MAX
         )
 
     @property
@@ -242,17 +239,11 @@ class RedisRelay:
         error = None if outcome.cancelled() else outcome.exception()
         self._state("sending", error if isinstance(error, OrchestraError) else None)
 
-    async def _send(self, commands: list[_Command]) -> Sequence[Any]:
-        try:
-            pipeline = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*(self._letter(command) if command[0] == "PUBLISH" else command))
-            replies = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            return [_unavailable(error) for _ in commands]
-        return [_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
+    async def _send(self, commands: list[Command]) -> Sequence[Any]:
+        """Send commands, each publication with all that waits for its address by now."""
+        return await outcomes(self._redis, [self._letter(each) if each[0] == "PUBLISH" else each for each in commands])
 
-    def _letter(self, command: _Command) -> _Command:
+    def _letter(self, command: Command) -> Command:
         """Return the command with all that waits for its address."""
         address = str(command[1])
         letters = self._letters.pop(address, [])
@@ -420,9 +411,3 @@ def _instance(instance: str) -> str:
 
 def _channel(address: str) -> str:
     return f"orchestra:to:{address}"
-
-
-def _unavailable(cause: Exception) -> StoreUnavailable:
-    error = StoreUnavailable("Redis cannot be reached or does not answer in time", retry_after_seconds=1.0)
-    error.__cause__ = cause
-    return error

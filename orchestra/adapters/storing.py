@@ -3,11 +3,18 @@
 import math
 
 from orchestra import limits
-from orchestra.errors import ConfigurationError, SessionUnknown, StaleSession
+from orchestra.errors import ConfigurationError, SessionUnknown, StaleSession, StoreUnavailable
 from orchestra.model import Session, Turn
 
 WINDOW_BUCKETS = 10
 """Parts that a window of the fleet's calls is counted in, and forgotten by."""
+
+
+def unavailable(cause: Exception, store: str = "a store") -> StoreUnavailable:
+    """Say that a store is away; which one, and why, is for the log, unless the `store` is named."""
+    error = StoreUnavailable(f"{store} cannot be reached or does not answer in time: try again", retry_after_seconds=1)
+    error.__cause__ = cause
+    return error
 
 
 def stale_session(session: Session, expected: Session | None) -> StaleSession:

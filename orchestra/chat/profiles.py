@@ -48,7 +48,8 @@ def _texts(profile: Profile) -> Iterator[tuple[str, str]]:
 def _check_entries(field: str, entries: dict[str, str]) -> None:
     if len(entries) > limits.PROFILE_ENTRIES_MAX:
         raise InvalidRequest(
-            f"{field} has {len(entries)} entries, at most {limits.PROFILE_ENTRIES_MAX} are allowed", field=f"$.{field}"
+            f"{field} has {len(entries)} entries, at most {limits.PROFILE_ENTRIES_MAX} are allowed: remove some",
+            field=f"$.{field}",
         )
     for key in entries:
         if not 1 <= len(key) <= limits.ID_CHARS_MAX or not key.isprintable() or not key.strip():

@@ -99,6 +99,9 @@ def _markdown_begin(transcript: Transcript) -> bytes:
     ]
     if transcript.profile.system is not None:
         lines += ["", "## System", "", _fenced(transcript.profile.system)]
+    if transcript.profile.context:
+        said = "\n".join(f"{key}: {text}" for key, text in transcript.profile.context.items())
+        lines += ["", "## Context", "", _fenced(said)]
     return _text(lines)
 
 
@@ -156,7 +159,8 @@ def _code(text: str) -> str:
     return f"{ticks}{pad}{line}{pad}{ticks}"
 
 
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>#&~|$@]")
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>#&~|$@:]|(?<=[wW]{3})\.")
+"""Colons and ``www.`` make links where a bare address is one (GitHub Flavored Markdown 0.29, section 6.9)."""
 
 
 def _escaped(text: str) -> str:

@@ -148,8 +148,7 @@ def asked_of(body: object) -> Asked:
         _refuse_unsupported_message(message, f"messages[{index}]")
     said = _converted(body)
     _check_texts(said.messages)
-    if said.max_tokens is not None and said.max_completion_tokens is not None:
-        raise InvalidRequest("max_tokens is max_completion_tokens: send one of them", field="max_tokens")
+    _check_sampling(said)
     user_id = said.user if said.user is not None and limits.is_id(said.user) else None
     return Asked(
         model=said.model,
@@ -162,9 +161,13 @@ def asked_of(body: object) -> Asked:
 
 def _refuse_unsupported(value: Mapping[str, Any], place: str, known: frozenset[str]) -> None:
     for name, asked in value.items():
-        if name not in known and asked not in (*_NOTHING, *DEFAULTS.get(name, ())):
+        if name not in known and not any(_same(asked, each) for each in (*_NOTHING, *DEFAULTS.get(name, ()))):
             param = place + name[:NAME_CHARS_MAX]
             raise UnsupportedParameter(f"{param} is not supported with this value: leave it out", field=param)
+
+
+def _same(asked: object, default: object) -> bool:
+    return type(asked) is type(default) and asked == default  # to Python, true is 1
 
 
 def _refuse_unsupported_message(message: Mapping[str, Any], place: str) -> None:
@@ -199,6 +202,16 @@ def _check_texts(messages: tuple[CompletionMessage, ...]) -> None:
             f"the last message has {len(last.text)} characters, at most {limits.MESSAGE_CHARS_MAX} are allowed: "
             "shorten it",
             field=f"{place}.content",
+        )
+
+
+def _check_sampling(said: CompletionRequest) -> None:
+    for stop in (said.stop,) if isinstance(said.stop, str) else said.stop or ():
+        if fault := limits.text_fault(stop):
+            raise InvalidRequest(f"stop: {fault}", field="stop")
+    if None not in (said.max_tokens, said.max_completion_tokens) and said.max_tokens != said.max_completion_tokens:
+        raise InvalidRequest(
+            "max_tokens is max_completion_tokens, and they differ: send one of them", field="max_tokens"
         )
 
 
@@ -248,6 +261,17 @@ def _sampling(said: CompletionRequest) -> Sampling:
     )
 
 
+_CURE = "send what OpenAI's API takes, or leave it out"
+_CURES = {
+    "model": "send a name that /v1/models lists",
+    "messages": "send a list of objects, each with a role and content",
+    "role": "send system, developer, user or assistant",
+    "content": "send a text, or a list of parts such as {'type': 'text', 'text': 'Hello'}",
+    "type": "send 'text'",
+    "text": "send a text",
+}
+
+_INDEX = re.compile(r"\[\d+\]")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
@@ -268,4 +292,5 @@ def _converted(body: dict[str, Any]) -> CompletionRequest:
         if missing := _MISSING.match(reason):
             param += f".{missing[1]}"
         param = param.removeprefix(".")
-        raise InvalidRequest(f"{param}: {reason[:REASON_CHARS_MAX]}", field=param) from error
+        cure = _CURES.get(_INDEX.sub("", param).rpartition(".")[2], _CURE)
+        raise InvalidRequest(f"{param}: {reason[:REASON_CHARS_MAX]}; {cure}", field=param) from error

@@ -22,7 +22,7 @@ from orchestra.errors import InvalidRequest
 from orchestra.gateway.parameters import Headers, shown
 from orchestra.gateway.problems import TYPE_PREFIX, Fault, Problem, headers_of, problem_of
 from orchestra.gateway.wire import JSON_TYPE
-from orchestra.model import ChatReply, ChatRequest, Usage
+from orchestra.model import ChatReply, ChatRequest
 
 Version = Literal["v1", "v2"]
 V1: Version = "v1"
@@ -182,11 +182,6 @@ def request_to_v2(request: RequestV1) -> ChatRequest:
     return ChatRequest(message=request.text, session_id=request.conversation_id, user_id=request.user)
 
 
-def request_to_v1(request: ChatRequest) -> RequestV1:
-    """Return a request of version 2 as version 1 says it, which cannot ask for a stream."""
-    return RequestV1(text=request.message, conversation_id=request.session_id, user=request.user_id)
-
-
 def reply_to_v1(reply: ChatReply) -> ReplyV1:
     """Return a reply of version 2 as version 1 says it."""
     return ReplyV1(
@@ -195,20 +190,6 @@ def reply_to_v1(reply: ChatReply) -> ReplyV1:
         response=reply.reply,
         status="complete" if reply.finish_reason == "stop" else "incomplete",
         tokens=reply.usage.prompt_tokens + reply.usage.completion_tokens,
-    )
-
-
-def reply_to_v2(reply: ReplyV1) -> ChatReply:
-    """Return a reply of version 1 as version 2 says it; of what version 1 does not say, nothing is made up."""
-    return ChatReply(
-        turn_id=reply.id,
-        session_id=reply.conversation_id,
-        correlation_id="",
-        reply=reply.response,
-        engine="",
-        model="",
-        finish_reason="stop" if reply.status == "complete" else "length",
-        usage=Usage(completion_tokens=reply.tokens),
     )
 
 

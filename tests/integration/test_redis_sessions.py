@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from orchestra import limits
 from orchestra.adapters import redis as adapter
 from orchestra.adapters.embedded import start
+from orchestra.adapters.pipelining import REFUSED_RETRY_SECONDS
 from orchestra.adapters.redis import RedisSessions
 from orchestra.errors import ConfigurationError, StaleSession, StoreUnavailable
 from orchestra.events import UnexpectedError
@@ -252,7 +253,7 @@ def test_what_redis_refuses_is_told_as_a_refusal(redis_url):
                             with pytest.raises(StoreUnavailable, match=f"refuses the command .{code}") as refusal:
                                 await (sessions.load("s1") if call == "load" else sessions.save(FIRST, expected=None))
                             assert "cannot be reached" not in refusal.value.detail
-                            assert refusal.value.retry_after_seconds == adapter.REFUSED_RETRY_SECONDS
+                            assert refusal.value.retry_after_seconds == REFUSED_RETRY_SECONDS
             finally:
                 await redis.execute_command("ACL", "DELUSER", "reader")
 

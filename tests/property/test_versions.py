@@ -10,8 +10,6 @@ from orchestra.gateway.versions import (
     RequestV1,
     error_to_v1,
     reply_to_v1,
-    reply_to_v2,
-    request_to_v1,
     request_to_v2,
 )
 from orchestra.model import ChatReply, ChatRequest, Usage
@@ -41,6 +39,25 @@ REPLIES_V2 = st.builds(
     usage=st.builds(Usage, COUNTS, COUNTS),
 )
 KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.OrchestraError)]
+
+
+def request_to_v1(request: ChatRequest) -> RequestV1:
+    """Return a request of version 2 as version 1 says it, which cannot ask for a stream."""
+    return RequestV1(text=request.message, conversation_id=request.session_id, user=request.user_id)
+
+
+def reply_to_v2(reply: ReplyV1) -> ChatReply:
+    """Return a reply of version 1 as version 2 says it; of what version 1 does not say, nothing is made up."""
+    return ChatReply(
+        turn_id=reply.id,
+        session_id=reply.conversation_id,
+        correlation_id="",
+        reply=reply.response,
+        engine="",
+        model="",
+        finish_reason="stop" if reply.status == "complete" else "length",
+        usage=Usage(completion_tokens=reply.tokens),
+    )
 
 
 @given(REQUESTS_V1)

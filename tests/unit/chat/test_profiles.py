@@ -34,7 +34,7 @@ def test_its_largest_size_is_kept_and_a_byte_more_is_refused_by_name() -> None:
         (Profile(context={" ": "v"}), "$.context", "key"),
         (Profile(context={"a\nb": "v"}), "$.context", "printable"),
         (Profile(metadata={"x" * 129: "v"}), "$.metadata", "128"),
-        (Profile(metadata={str(n): "" for n in range(65)}), "$.metadata", "65 entries, at most 64"),
+        (Profile(metadata={str(n): "" for n in range(65)}), "$.metadata", "64 are allowed: remove some"),
         (Profile(pinned=(0,)), "$.pinned", "from 1"),
         (Profile(pinned=(2**31,)), "$.pinned", "numbers of turns"),
     ],

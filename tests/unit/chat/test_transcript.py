@@ -71,16 +71,19 @@ def as_read(text: str) -> str:
 
 
 def test_a_markdown_document_is_this() -> None:
-    profile = Profile(system="Be kind.", metadata={"title": "A *trip*\nto Rome"})
+    profile = Profile(
+        system="Be kind.", context={"language": "fr", "zone": "CET"}, metadata={"title": "A *trip*\nto Rome: day 1"}
+    )
     turns = (turn(1, degraded=("memory",), finish_reason="length"), turn(2, "~~~~ # mine", "```py\nx\n```", model=""))
     assert written(MARKDOWN, transcript(profile, turns)) == (
-        "# A \\*trip\\* to Rome\n\n"
+        "# A \\*trip\\* to Rome\\: day 1\n\n"
         "- Session: `s-1`\n"
         "- Begun: 2026-11-23T10:30:00Z\n"
         "- Last changed: 2026-11-23T10:31:00Z\n"
         "- Exported: 2026-11-23T10:31:30Z\n"
         "- Turns: 2\n\n"
         "## System\n\n~~~\nBe kind.\n~~~\n\n"
+        "## Context\n\n~~~\nlanguage: fr\nzone: CET\n~~~\n\n"
         "## 1. User\n\n~~~\nHi\n~~~\n\n"
         "## 1. Assistant\n\n~~~\nHello\n~~~\n\n"
         "*2026-11-23T10:30:01Z · `unified`, `gpt-x` · left out: `memory` · ended by: `length`*\n\n"
@@ -103,11 +106,22 @@ def test_a_title_is_one_bounded_line() -> None:
     assert len(title) == len("# ") + TITLE_CHARS_MAX
 
 
+def test_an_address_in_a_title_is_text() -> None:
+    """Where GitHub would make a link of it: it has neither a scheme's colon nor the dot behind ``www``."""
+    title = written(
+        MARKDOWN, transcript(Profile(metadata={"title": "see https://evil.example, www.evil.example, v1.2"}))
+    )
+    assert title.startswith("# see https\\://evil.example, www\\.evil.example, v1.2\n")
+
+
 @given(profile=PROFILES, turns=CONVERSATIONS)
 @example(Profile(metadata={"title": "x\n## 1. User"}), (turn(1, "~~~\n## 9. Assistant\n~~~"), turn(2, "</code><h2>")))
 def test_nothing_that_is_said_passes_for_the_structure(profile: Profile, turns: tuple[Turn, ...]) -> None:
     tokens = PARSER.parse(written(MARKDOWN, transcript(profile, turns)))
     said = [("System", profile.system)] if profile.system is not None else []
+    if profile.context:
+        said.append(("Context", "\n".join(f"{key}: {text}" for key, text in profile.context.items())))
+    above = len(said)
     for each in turns:
         said += [(f"{each.number}. User", each.message), (f"{each.number}. Assistant", each.reply)]
     assert [token.content for token in tokens if token.type == "fence"] == [as_read(text) for _, text in said]
@@ -115,7 +129,7 @@ def test_nothing_that_is_said_passes_for_the_structure(profile: Profile, turns: 
     assert headings[1:] == [speaker for speaker, _ in said]
     top = [token.tag for token in tokens if token.level == 0 and token.nesting >= 0]
     a_turn = ["h2", "code", "h2", "code", "p"]
-    assert top == ["h1", "ul", *a_turn[: 2 * (profile.system is not None)], *a_turn * len(turns), "hr", "p"]
+    assert top == ["h1", "ul", *a_turn[:2] * above, *a_turn * len(turns), "hr", "p"]
     inline = {child.type for token in tokens for child in token.children or ()}
     assert inline <= {"text", "text_special", "code_inline", "em_open", "em_close"}
     event(f"a text has a fence: {any('~~~' in text for _, text in said)}")

@@ -1,5 +1,6 @@
 """What OpenAI's clients ask for: what is honoured, ignored, refused, and by which parameter."""
 
+import re
 from typing import Any
 
 import pytest
@@ -170,7 +171,9 @@ def test_tools_and_pictures_in_messages_are_refused_by_their_place(message: Any,
         (body(temperature="hot"), "temperature"),
         (body(temperature=True), "temperature"),
         (body(max_tokens=1.5), "max_tokens"),
-        (body(max_tokens=5, max_completion_tokens=5), "max_tokens"),
+        (body(max_tokens=5, max_completion_tokens=6), "max_tokens"),
+        (body(stop="\0"), "stop"),
+        (body(stop=["a", "b\0"]), "stop"),
         (body(stop=["a", ""]), "stop[1]"),
         (body(stop=["a", 1]), "stop[1]"),
         (body(stop=list("abcde")), "stop"),
@@ -181,7 +184,24 @@ def test_tools_and_pictures_in_messages_are_refused_by_their_place(message: Any,
 def test_what_is_wrong_is_named_by_its_parameter(asked: object, param: str | None) -> None:
     error = refusal(asked)
     assert error.field == param
-    assert error.detail
+    assert re.search(r"send|must be|say something|remove it", error.detail), error.detail
+
+
+def test_what_is_refused_says_what_may_be_sent_instead() -> None:
+    asked = body(HELLO, {"role": "user", "content": None}, HELLO)
+    assert refusal(asked).detail == (
+        "messages[1].content: Expected `str | array`, got `null`; send a text, or a list of parts such as "
+        "{'type': 'text', 'text': 'Hello'}"
+    )
+
+
+def test_a_limit_that_is_said_twice_the_same_way_is_one() -> None:
+    assert asked_of(body(max_tokens=5, max_completion_tokens=5)).given.sampling.max_tokens == 5
+
+
+@pytest.mark.parametrize("asked", [{"n": True}, {"logprobs": 0}, {"top_logprobs": False}, {"n": 1.0}])
+def test_true_is_not_one(asked: dict[str, Any]) -> None:
+    assert refusal(body(**asked), UnsupportedParameter).field == next(iter(asked))
 
 
 BOUNDS: dict[str, tuple[list[float], list[float]]] = {
