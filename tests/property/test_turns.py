@@ -288,6 +288,8 @@ class TurnsMachine(RuleBasedStateMachine):
         assert not self.following(), "somebody was left to wait"
         self.outage.close()
         self.wait(120.0)
+        self.ruin.close()  # what those that crashed would mend in the background, which here goes on, ends
+        self.wait(60.0)
         for client in self.clients:
             self.check(client)
         told = [each.entries for each in self.clients] + self.heard

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from orchestra import limits
 from orchestra.chat.turns import LiveTurns
+from orchestra.errors import ProviderFailed
 from orchestra.events import StoreFinished
 from orchestra.gateway.sessions import ProfilePatch
 from orchestra.model import Delta, Finish, Profile, Turn
@@ -176,6 +178,35 @@ def test_a_deleted_session_is_gone_with_its_turns_and_memories(visit: Any) -> No
         assert recalled == [0, 1, 1]  # of the session that is left
 
     visit(story, remembers)
+
+
+def test_nothing_of_a_deleted_session_is_told_from_memory(visit: Any) -> None:
+    """Neither the log of a turn that ended a moment ago, nor its answer to whoever asks the same."""
+    working = [True]
+
+    async def once(prompt: Any) -> Any:
+        if not working[0]:
+            raise ProviderFailed("it is gone")
+        async for chunk in hi(prompt):
+            yield chunk
+
+    async def story(client: Any) -> None:
+        body, key = {"message": "my pin is 7", "session_id": "s-1", "stream": True}, "k-1"
+        await asked(client, 201, "POST", SESSIONS, {"session_id": "s-1"})
+        answer = await client.ask("POST", CHAT, body, Idempotency_Key=key)
+        (_, turn_id, _) = re.findall(r"id: (.*)/(.*)/(.*)", answer.text)[0]
+        events = f"{SESSIONS}/s-1/turns/{turn_id}/events"
+        assert (await client.ask("GET", events)).status == 200
+        working[0] = False
+        cached = await asked(client, 200, "POST", CHAT, {"message": "my pin is 7"})
+        assert cached["engine"] == "cache"
+        await asked(client, 204, "DELETE", f"{SESSIONS}/s-1")
+        problem = await asked(client, 404, "GET", events)
+        assert problem["type"].endswith("turn-unknown")
+        assert (await client.ask("POST", CHAT, body, Idempotency_Key=key)).status == 404
+        await asked(client, 502, "POST", CHAT, {"message": "my pin is 7"})
+
+    visit(story, once, guards={"unified": {"retry": {"attempts_max": 1}, "fallbacks": ("cache",)}})
 
 
 def test_a_profile_is_changed_as_a_merge_patch(visit: Any) -> None:

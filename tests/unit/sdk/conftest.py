@@ -28,7 +28,7 @@ class Rehearsed(System):
         return self.chance
 
     def new_id(self) -> str:
-        return f"id-{next(self.ids)}"
+        return f"an-id-of-length-{next(self.ids)}"
 
 
 class OnLoop(Rehearsed):
