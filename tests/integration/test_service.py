@@ -67,14 +67,21 @@ def test_head_is_answered_where_get_streams_and_the_connection_goes_on(service: 
     path = f"/chat/v2/sessions/{told['session_id']}"
 
     async def asked() -> None:
-        connector = aiohttp.TCPConnector(limit=1)
-        async with aiohttp.ClientSession(service.url, connector=connector) as session:
+        made: list[object] = []
+
+        async def note(*told: object) -> None:
+            made.append(told)
+
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(note)
+        async with aiohttp.ClientSession(service.url, trace_configs=[trace]) as session:
             for place in (f"{path}/export", f"{path}/turns/{told['turn_id']}/events", f"{path}/export"):
                 async with session.head(place) as head, asyncio.timeout(20):
                     assert (head.status, await head.read()) == (200, b"")
                     assert "Content-Length" not in head.headers
             async with session.get(f"{path}/export") as whole:
                 assert (await whole.json())["turns"][0]["message"] == "hello"
+        assert len(made) == 1
 
     asyncio.run(asked())
 
