@@ -76,7 +76,8 @@ def test_head_is_answered_where_get_streams_and_the_connection_goes_on(service: 
         trace.on_connection_create_end.append(note)
         async with aiohttp.ClientSession(service.url, trace_configs=[trace]) as session:
             for place in (f"{path}/export", f"{path}/turns/{told['turn_id']}/events", f"{path}/export"):
-                async with session.head(place) as head, asyncio.timeout(20):
+                headers = {"X-Request-ID": "only-the-head"}
+                async with session.head(place, headers=headers) as head, asyncio.timeout(20):
                     assert (head.status, await head.read()) == (200, b"")
                     assert "Content-Length" not in head.headers
             async with session.get(f"{path}/export") as whole:
@@ -84,6 +85,10 @@ def test_head_is_answered_where_get_streams_and_the_connection_goes_on(service: 
         assert len(made) == 1
 
     asyncio.run(asked())
+    lines = [json.loads(line) for line in service.log.read_text().splitlines() if "only-the-head" in line]
+    assert [(line["event"], line.get("status")) for line in lines if line["event"] != "store_finished"] == [
+        ("request_finished", 200)
+    ] * 3
 
 
 def test_the_longest_message_fits_however_a_client_writes_it(service: LiveService) -> None:
