@@ -57,7 +57,7 @@ async def kept(stores: EmbeddedStores, session_id: str, count: int, chars: int) 
 def test_a_session_lives_and_is_deleted(service: LiveService, stores: EmbeddedStores) -> None:
     async def story() -> None:
         async with client_of(service) as client:
-            mine = {"session_id": "http-1", "user_id": "ada"}
+            mine = {"session_id": "http-1", "user_id": "ada-of-http-1"}
             await asked(client, 201, "POST", SESSIONS, json=mine | {"system": "Be kind."})
             await asked(client, 409, "POST", SESSIONS, json=mine)
             for number in range(3):
@@ -87,7 +87,7 @@ async def left(stores: EmbeddedStores) -> tuple[int, int, list[bytes]]:
     connection = await asyncpg.connect(stores.database_url)
     try:
         turns = await connection.fetchval("SELECT count(*) FROM turns WHERE session_id = 'http-1'")
-        memories = await connection.fetchval("SELECT count(*) FROM memories WHERE owner = 'user:ada'")
+        memories = await connection.fetchval("SELECT count(*) FROM memories WHERE owner = 'user:ada-of-http-1'")
     finally:
         await connection.close()
     async with Redis.from_url(stores.redis_url) as redis:
