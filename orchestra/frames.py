@@ -13,7 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from orchestra.model import ChatReply, Turn
+from orchestra.model import ChatReply, LiveTurnView, Turn
 
 PROTOCOL = 1
 SEQ_MAX = 2**53 - 1
@@ -58,13 +58,6 @@ class Ping(Struct, frozen=True, tag="ping", forbid_unknown_fields=True):
 
 
 ClientFrame = SendMessage | Cancel | Resume | Ping
-
-
-class LiveTurnView(Struct, frozen=True):
-    """A turn that runs in the session, and the last number of its log."""
-
-    turn_id: str
-    seq: int
 
 
 class Ready(Struct, frozen=True, tag="ready"):

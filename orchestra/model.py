@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 Role = Literal["system", "user", "assistant"]
+SessionState = Literal["active", "idle", "expired"]
 
 
 class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -288,3 +289,63 @@ class ChatReply(Struct, frozen=True):
     usage: Usage
     recalled: tuple[Recollection, ...] = ()
     degraded: tuple[str, ...] = ()
+
+
+class LiveTurnView(Struct, frozen=True):
+    """A turn that runs in the session, and the last number of its log."""
+
+    turn_id: str
+    seq: int
+
+
+class SessionStatus(Struct, frozen=True):
+    """How a session stands; times are Unix seconds.
+
+    Parameters
+    ----------
+    session_id : str
+    state : str
+        ``active``, ``idle``, or ``expired``: then it can be read, and no turn continues it.
+    version : int
+        Number of the last turn, 0 before the first.
+    messages, tokens, bytes : int
+        What the next prompt has of it: how many messages, an estimate of tokens, and what it is stored in.
+    created_at, updated_at, expires_at : float
+    profile : Profile
+    live : tuple of LiveTurnView
+        Turns that run now.
+    """
+
+    session_id: str
+    state: SessionState
+    version: int
+    messages: int
+    tokens: int
+    bytes: int
+    created_at: float
+    updated_at: float
+    expires_at: float
+    profile: Profile
+    live: tuple[LiveTurnView, ...]
+
+
+class History(SessionStatus, frozen=True):
+    """How a session stands, and a page of its turns.
+
+    Parameters
+    ----------
+    turns : tuple of Turn
+        Lowest number first.
+    next_after : int or None
+        The `after` that brings the turns that follow; None where none do.
+    next_before : int or None
+        The `before` that brings the turns that precede; None where none do.
+    """
+
+    turns: tuple[Turn, ...]
+    next_after: int | None
+    next_before: int | None
+
+
+END = "end"
+"""The `before` of who reads a `History` from its last turns."""

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestra.adapters.storing import unavailable
-from orchestra.errors import StoreUnavailable
+from orchestra.errors import ConfigurationError, StoreUnavailable
 
+CONNECT_SECONDS = 2.0
+REPLY_SECONDS = 2.0
 BATCH_COMMANDS_MAX = 100
 WAITING_COMMANDS_MAX = 10_000
 REFUSED_RETRY_SECONDS = 10.0
@@ -21,6 +26,28 @@ Command = tuple[str | bytes | int, ...]
 
 class WrongType(StoreUnavailable):
     """The key holds another type than records are."""
+
+
+def connection(url: str) -> Redis:
+    """Return the way to the Redis at `url`, which connects with the first command.
+
+    Raises
+    ------
+    ConfigurationError
+        The URL is not one.
+    """
+    try:
+        return Redis.from_url(
+            url,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=REPLY_SECONDS,
+            max_connections=2,
+            # Once more, on a new connection, where the old one turns out to be dead: Redis was restarted. So every
+            # command may be sent twice. A timeout is not tried again: Redis is there, and in trouble.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"it is not the address of a Redis: {error}", field="redis_url") from error
 
 
 async def outcomes(redis: Redis, commands: Sequence[Command]) -> Sequence[Any]:

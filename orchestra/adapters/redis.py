@@ -15,16 +15,19 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestra import limits
 from orchestra.adapters.batching import Batcher
-from orchestra.adapters.pipelining import BATCH_COMMANDS_MAX, WAITING_COMMANDS_MAX, Command, WrongType, outcomes
+from orchestra.adapters.pipelining import (
+    BATCH_COMMANDS_MAX,
+    WAITING_COMMANDS_MAX,
+    Command,
+    WrongType,
+    connection,
+    outcomes,
+)
 from orchestra.adapters.storing import session_gone, stale_session
-from orchestra.errors import ConfigurationError, StoreUnavailable
+from orchestra.errors import StoreUnavailable
 from orchestra.events import Hook, UnexpectedError
 from orchestra.model import Message, Profile, Role, Session
 
@@ -56,8 +59,6 @@ redis.call('RENAME', KEYS[1], KEYS[2])
 return redis.call('EXPIRE', KEYS[2], {limits.SESSION_TTL_SECONDS})
 """
 
-CONNECT_SECONDS = 2.0
-REPLY_SECONDS = 2.0
 PING_SECONDS = 2.0
 
 
@@ -83,18 +84,7 @@ class RedisSessions:
     """
 
     def __init__(self, url: str, hook: Hook) -> None:
-        try:
-            self._redis: Redis = Redis.from_url(
-                url,
-                socket_connect_timeout=CONNECT_SECONDS,
-                socket_timeout=REPLY_SECONDS,
-                max_connections=2,
-                # Once more, on a new connection, where the old one turns out to be dead: Redis was restarted. Sending
-                # a save twice is safe (see `_SAVE`). A timeout is not tried again: Redis is there, and in trouble.
-                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"it is not the address of a Redis: {error}", field="redis_url") from error
+        self._redis = connection(url)
         self._hook = hook
         self.commands: Batcher[Command, Any] = Batcher(
             "Redis", partial(outcomes, self._redis), batch_max=BATCH_COMMANDS_MAX, waiting_max=WAITING_COMMANDS_MAX

@@ -20,18 +20,14 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestra import limits
 from orchestra.adapters.batching import Batcher
-from orchestra.adapters.pipelining import BATCH_COMMANDS_MAX, WAITING_COMMANDS_MAX, Command, outcomes
-from orchestra.errors import ConfigurationError, OrchestraError, StoreUnavailable
+from orchestra.adapters.pipelining import BATCH_COMMANDS_MAX, WAITING_COMMANDS_MAX, Command, connection, outcomes
+from orchestra.errors import OrchestraError, StoreUnavailable
 from orchestra.events import Hook, Lifecycle
 from orchestra.ports import Claim, Found
 
-REPLY_SECONDS = 2.0
 RENEWALS_PER_LEASE = 3
 RECONNECT_SECONDS = 0.5
 SILENCE_SECONDS = 5.0
@@ -92,16 +88,7 @@ class RedisRelay:
     """
 
     def __init__(self, url: str, *, instance: str, hook: Hook) -> None:
-        try:
-            self._redis: Redis = Redis.from_url(
-                url,
-                socket_connect_timeout=REPLY_SECONDS,
-                socket_timeout=REPLY_SECONDS,
-                max_connections=2,
-                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"it is not the address of a Redis: {error}", field="redis_url") from error
+        self._redis = connection(url)
         self._instance = instance
         self._hook = hook
         self._lease = _Lease(self._renew)

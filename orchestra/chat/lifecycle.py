@@ -3,14 +3,10 @@
 Each state is a function of times, so nothing has to happen for a session to become idle or to expire.
 """
 
-from typing import Literal
-
 from msgspec import Struct
 
 from orchestra import limits
-from orchestra.model import Profile
-
-State = Literal["active", "idle", "expired"]
+from orchestra.model import Profile, SessionState
 
 
 class SessionView(Struct, frozen=True):
@@ -34,7 +30,7 @@ class SessionView(Struct, frozen=True):
     """
 
     session_id: str
-    state: State
+    state: SessionState
     turns: int
     messages: int
     tokens: int
@@ -45,7 +41,7 @@ class SessionView(Struct, frozen=True):
     profile: Profile
 
 
-def state_of(updated_at: float, now: float, *, held: bool) -> State:
+def state_of(updated_at: float, now: float, *, held: bool) -> SessionState:
     """Return the state at `now` of a session that was last in use at `updated_at` (Unix times in seconds).
 
     Parameters

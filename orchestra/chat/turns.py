@@ -66,8 +66,8 @@ from orchestra.errors import (
     unforeseen,
 )
 from orchestra.events import Hook, TurnAbandoned, TurnResumed
-from orchestra.frames import DeltaFrame, Done, LiveTurnView, LogFrame, Started
-from orchestra.model import ChatReply, ChatRequest, Given, TraceContext, Turn
+from orchestra.frames import DeltaFrame, Done, LogFrame, Started
+from orchestra.model import ChatReply, ChatRequest, Given, LiveTurnView, TraceContext, Turn
 from orchestra.ports import Claim, ConversationStore, Entropy, Found, Relay
 from orchestra.security.validation import validate
 

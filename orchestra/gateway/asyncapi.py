@@ -21,7 +21,6 @@ from orchestra.frames import (
     ErrorFrame,
     Goodbye,
     LevelFrame,
-    LiveTurnView,
     Ping,
     Pong,
     Ready,
@@ -32,7 +31,7 @@ from orchestra.frames import (
 )
 from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import JSON_TYPE
-from orchestra.model import ChatReply, Turn, Usage
+from orchestra.model import ChatReply, LiveTurnView, Turn, Usage
 
 PATH = "/docs/asyncapi.json"
 ADDRESS = "/chat/ws/{client_id}/{session_id}"

@@ -18,7 +18,6 @@ REPLAYED_HEADER = "Idempotency-Replayed"
 PLACE_HEADER = "Last-Event-ID"
 PREFER_HEADER = "Prefer"
 NO_RESUME = "no-resume"
-SEQ_MAX = END_SEQ
 EVENT_STREAM = "text/event-stream"
 SHOWN_CHARS_MAX = 40
 LONE_KEY_CHARS_MIN = 16
@@ -126,7 +125,7 @@ def resumed_place(headers: Headers) -> Place | None:
         return None
     session_id, _, rest = text.partition("/")
     turn_id, _, seq = rest.partition("/")
-    if limits.is_id(session_id) and limits.is_id(turn_id) and _WHOLE.fullmatch(seq) and int(seq) <= SEQ_MAX:
+    if limits.is_id(session_id) and limits.is_id(turn_id) and _WHOLE.fullmatch(seq) and int(seq) <= END_SEQ:
         return Place(session_id, turn_id, int(seq))
     raise InvalidRequest(
         f"{PLACE_HEADER} is {shown(text)}: send the id of the last event that came, or leave it out",

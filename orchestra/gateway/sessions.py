@@ -14,12 +14,11 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic_ext import openapi
 
 from orchestra import limits
-from orchestra.chat.lifecycle import SessionView, State
+from orchestra.chat.lifecycle import SessionView
 from orchestra.chat.sessions import Sessions
 from orchestra.chat.stores import StoreCalls
 from orchestra.chat.turns import LiveTurns
 from orchestra.errors import InvalidRequest, Maintenance, SessionExists, SessionUnknown, TurnUnknown
-from orchestra.frames import LiveTurnView
 from orchestra.gateway import apidoc
 from orchestra.gateway.history import (
     TURNS_MAX,
@@ -31,7 +30,7 @@ from orchestra.gateway.history import (
 from orchestra.gateway.parameters import refuse_unknown, whole_number
 from orchestra.gateway.routes import add_route
 from orchestra.gateway.wire import NO_STORE, decoded, json_response
-from orchestra.model import Profile, Turn
+from orchestra.model import END, History, LiveTurnView, Profile, SessionStatus
 from orchestra.ports import Ports
 from orchestra.resilience.degradation import Degradation
 from orchestra.security.validation import validate_id
@@ -39,59 +38,7 @@ from orchestra.security.validation import validate_id
 PATH = "/chat/v2/sessions"
 ONE = f"{PATH}/<session_id:str>"
 MERGE_PATCH = "application/merge-patch+json"
-END = "end"
-"""The `before` of a client that begins with the last turns."""
-
 SESSION_ID_BYTES = 16
-
-
-class SessionStatus(Struct, frozen=True):
-    """How a session stands; times are Unix seconds.
-
-    Parameters
-    ----------
-    session_id : str
-    state : str
-        ``active``, ``idle``, or ``expired``: then it can be read, and no turn continues it.
-    version : int
-        Number of the last turn, 0 before the first.
-    messages, tokens, bytes : int
-        What the next prompt has of it: how many messages, an estimate of tokens, and what it is stored in.
-    created_at, updated_at, expires_at : float
-    profile : Profile
-    live : tuple of LiveTurnView
-        Turns that run now.
-    """
-
-    session_id: str
-    state: State
-    version: int
-    messages: int
-    tokens: int
-    bytes: int
-    created_at: float
-    updated_at: float
-    expires_at: float
-    profile: Profile
-    live: tuple[LiveTurnView, ...]
-
-
-class History(SessionStatus, frozen=True):
-    """How a session stands, and a page of its turns.
-
-    Parameters
-    ----------
-    turns : tuple of Turn
-        Lowest number first.
-    next_after : int or None
-        The `after` that brings the turns that follow; None where none do.
-    next_before : int or None
-        The `before` that brings the turns that precede; None where none do.
-    """
-
-    turns: tuple[Turn, ...]
-    next_after: int | None
-    next_before: int | None
 
 
 class NewSession(Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ from sanic.response import empty
 from sanic_ext import openapi
 
 from orchestra import frames
+from orchestra.chat.turnlog import END_SEQ
 from orchestra.chat.turns import LiveTurns
 from orchestra.errors import InvalidRequest
 from orchestra.gateway import apidoc, sse
@@ -14,7 +15,6 @@ from orchestra.gateway.parameters import (
     EVENT_STREAM,
     PLACE_HEADER,
     PREFER_HEADER,
-    SEQ_MAX,
     can_resume,
     refuse_unknown,
     resumed_place,
@@ -36,7 +36,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 @apidoc.route(None, "The turn's events", also=EVENT_STREAM)
 @openapi.response(204, description="There are no more: an `EventSource` stops to ask.")
-@apidoc.parameter("after", "Behind which number.", type="integer", minimum=0, maximum=SEQ_MAX, default=0)
+@apidoc.parameter("after", "Behind which number.", type="integer", minimum=0, maximum=END_SEQ, default=0)
 @apidoc.parameter(
     PLACE_HEADER, "The id of the last event that came; has precedence over `after`.", location="header", type="string"
 )
@@ -52,7 +52,7 @@ async def events(request: Request, session_id: str, turn_id: str) -> HTTPRespons
     _validate(session_id, turn_id)
     query = request.get_args(keep_blank_values=True)
     refuse_unknown(query, ("after",))
-    after = whole_number(query, "after", default=0, least=0, most=SEQ_MAX)
+    after = whole_number(query, "after", default=0, least=0, most=END_SEQ)
     if (place := resumed_place(request.headers)) is not None:
         if (place.session_id, place.turn_id) != (session_id, turn_id):
             raise InvalidRequest(

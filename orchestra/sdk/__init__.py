@@ -21,12 +21,11 @@ from orchestra.errors import (
     SessionUnknown,
     TurnCancelled,
 )
-from orchestra.model import ChatReply, Profile, Turn
+from orchestra.model import ChatReply, History, Profile, SessionStatus, Turn
 from orchestra.sdk.asyncclient import AsyncClient, AsyncConversation, AsyncSession, AsyncTurnStream
 from orchestra.sdk.client import Client, Conversation, Session, TurnStream
 from orchestra.sdk.events import Answered, Began, Connected, Disconnected, Event, Failed, Level, Restarted, Text
 from orchestra.sdk.failures import UnexpectedAnswer, Unreachable
-from orchestra.sdk.requests import History, SessionStatus
 from orchestra.sdk.retries import Retries
 
 __all__ = [

@@ -11,13 +11,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from orchestra.errors import InvalidRequest, OrchestraError
-from orchestra.model import ChatReply, Profile, Turn
+from orchestra.model import END, ChatReply, History, Profile, SessionStatus, Turn
 from orchestra.sdk import flows, requests, wire
 from orchestra.sdk.dialogue import Connect, Dialogue, Leave, Wait
 from orchestra.sdk.events import Answered, Event, Failed, Restarted, Text
 from orchestra.sdk.failures import Answer
 from orchestra.sdk.flows import Flow, Open, Pause, Piece, Read, Send, StreamedTurn, Tell
-from orchestra.sdk.requests import END, Format, History, ProfileChange, SessionStatus
+from orchestra.sdk.requests import Format, ProfileChange
 from orchestra.sdk.retries import Attempts, Retries
 from orchestra.sdk.system import System
 

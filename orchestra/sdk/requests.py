@@ -10,66 +10,14 @@ from msgspec import UNSET, Struct, UnsetType
 
 from orchestra import limits
 from orchestra.errors import InvalidRequest, PayloadTooLarge
-from orchestra.frames import LiveTurnView
-from orchestra.model import ChatReply, Profile, Turn
+from orchestra.model import ChatReply, Profile
 from orchestra.sdk.failures import Answer, UnexpectedAnswer
 
 CHAT = "/chat/v2/chat"
 SESSIONS = "/chat/v2/sessions"
-END = "end"
-"""The `before` of whoever begins with the last turns."""
 
 Format = Literal["json", "markdown"]
 T = TypeVar("T")
-
-
-class SessionStatus(Struct, frozen=True):
-    """How a session stands; times are Unix seconds.
-
-    Parameters
-    ----------
-    session_id : str
-    state : str
-        ``active``, ``idle``, or ``expired``: then it can be read, and no turn continues it.
-    version : int
-        Number of the last turn, 0 before the first.
-    messages, tokens, bytes : int
-        What the next prompt has of it: how many messages, an estimate of tokens, and what it is stored in.
-    created_at, updated_at, expires_at : float
-    profile : Profile
-    live : tuple of LiveTurnView
-        Turns that run now.
-    """
-
-    session_id: str
-    state: str
-    version: int
-    messages: int
-    tokens: int
-    bytes: int
-    created_at: float
-    updated_at: float
-    expires_at: float
-    profile: Profile
-    live: tuple[LiveTurnView, ...]
-
-
-class History(SessionStatus, frozen=True):
-    """How a session stands, and a page of its turns.
-
-    Parameters
-    ----------
-    turns : tuple of Turn
-        Lowest number first.
-    next_after : int or None
-        The `after` that brings the turns that follow; None where none do.
-    next_before : int or None
-        The `before` that brings the turns that precede; None where none do.
-    """
-
-    turns: tuple[Turn, ...]
-    next_after: int | None
-    next_before: int | None
 
 
 class ProfileChange(Struct, frozen=True, omit_defaults=True):

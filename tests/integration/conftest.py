@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from chaos.processes import LiveService, live_service, start_service
 from orchestra.adapters.embedded import EmbeddedStores
+from tests.integration.loopback import listening
 
 
 @pytest.fixture(scope="session")
@@ -64,29 +65,6 @@ class Speaker:
         choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
         return b"data: " + json.dumps({"model": "speaker", "choices": [choice]}).encode() + b"\n\n"
 
-    @contextmanager
-    def listening(self) -> Iterator[str]:
-        """Serve for as long as the context lasts; gives the base URL."""
-        loop, ends, url = asyncio.new_event_loop(), asyncio.Event(), Queue[str]()
-        thread = threading.Thread(target=lambda: loop.run_until_complete(self._serve(ends, url)))
-        thread.start()
-        try:
-            yield url.get(timeout=20)
-        finally:
-            loop.call_soon_threadsafe(ends.set)
-            thread.join()
-            loop.close()
-
-    async def _serve(self, ends: asyncio.Event, url: "Queue[str]") -> None:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self.complete)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url.put(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
-        await ends.wait()
-        await runner.cleanup()
-
 
 class Restartable:
     """A service that halts where its provider does, and that may be killed and started again at its address."""
@@ -119,11 +97,11 @@ class Restartable:
 def restartable(stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restartable]:
     """A service of this module's own, on the stores of the test session."""
     speaker = Speaker()
-    with speaker.listening() as url:
+    with listening(speaker.complete) as url:
         environ = {
             "DATABASE_URL": stores.database_url,
             "REDIS_URL": stores.redis_url,
-            "ORCHESTRA_PROVIDER_URL": url,
+            "ORCHESTRA_PROVIDER_URL": f"{url}/v1",
             "ORCHESTRA_PROVIDER_MODEL": "speaker",
         }
         service = Restartable(speaker, tmp_path_factory.mktemp("restartable"), environ)

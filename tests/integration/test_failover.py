@@ -13,6 +13,7 @@ from chaos.proxy import proxy
 from orchestra.adapters.embedded import EmbeddedStores
 from orchestra.model import ChatReply
 from orchestra.sdk import Answered, AsyncClient, AsyncSession, Began, Failed, Restarted, Text
+from tests.integration.loopback import serving
 
 CLIENTS = 12
 STREAMERS = 6
@@ -37,15 +38,8 @@ async def slow_provider() -> AsyncIterator[str]:
         await response.write(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
         return response
 
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", complete)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+    async with serving(complete) as url:
+        yield f"{url}/v1"
 
 
 def _chunk(text: str) -> bytes:

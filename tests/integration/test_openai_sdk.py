@@ -3,11 +3,9 @@
 import asyncio
 import json
 import re
-import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from queue import Queue
 from time import monotonic
 from typing import Any
@@ -19,6 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from chaos.processes import LiveService, live_service
 from orchestra.adapters.embedded import EmbeddedStores
+from tests.integration.loopback import listening
 
 SECONDS_MAX = 20.0
 MODEL = "house/echo-1"
@@ -64,29 +63,6 @@ class Endpoint:
         await response.write(b"data: [DONE]\n\n")
         return response
 
-    @contextmanager
-    def listening(self) -> Iterator[str]:
-        """Serve for as long as the context lasts; gives the base URL."""
-        loop, ends, url = asyncio.new_event_loop(), asyncio.Event(), Queue[str]()
-        thread = threading.Thread(target=lambda: loop.run_until_complete(self._serve(ends, url)))
-        thread.start()
-        try:
-            yield url.get(timeout=SECONDS_MAX)
-        finally:
-            loop.call_soon_threadsafe(ends.set)
-            thread.join()
-            loop.close()
-
-    async def _serve(self, ends: asyncio.Event, url: Queue[str]) -> None:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self.complete)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url.put(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
-        await ends.wait()
-        await runner.cleanup()
-
 
 def _chunk(delta: dict[str, str] | None, finish: str | None = None, usage: dict[str, int] | None = None) -> bytes:
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
@@ -102,11 +78,11 @@ def endpoint() -> Endpoint:
 def orchestra(
     endpoint: Endpoint, stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveService]:
-    with endpoint.listening() as url:
+    with listening(endpoint.complete) as url:
         environ = {
             "DATABASE_URL": stores.database_url,
             "REDIS_URL": stores.redis_url,
-            "ORCHESTRA_PROVIDER_URL": url,
+            "ORCHESTRA_PROVIDER_URL": f"{url}/v1",
             "ORCHESTRA_PROVIDER_MODEL": MODEL,
             "ORCHESTRA_GUARDS__UNIFIED__RETRY__ATTEMPTS_MAX": "1",
             "ORCHESTRA_GUARDS__UNIFIED__FALLBACKS": "cache",

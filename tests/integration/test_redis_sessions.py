@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from orchestra import limits
+from orchestra.adapters import pipelining
 from orchestra.adapters import redis as adapter
 from orchestra.adapters.embedded import start
 from orchestra.adapters.pipelining import REFUSED_RETRY_SECONDS
@@ -297,7 +298,7 @@ def test_connections_that_were_cut_are_replaced_unnoticed(redis_url):
 
 
 def test_a_server_that_hangs_makes_nobody_hang(own_stores, monkeypatch):
-    monkeypatch.setattr(adapter, "REPLY_SECONDS", 0.2)
+    monkeypatch.setattr(pipelining, "REPLY_SECONDS", 0.2)
     monkeypatch.setattr(adapter, "PING_SECONDS", 0.1)
 
     async def scenario():

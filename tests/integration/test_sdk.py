@@ -31,6 +31,7 @@ from orchestra.sdk import (
     UnexpectedAnswer,
     Unreachable,
 )
+from tests.integration.loopback import listening
 
 PATIENT = Retries(attempts_max=100, first_seconds=0.1, longest_seconds=0.3)
 OFFLINE = 'I have noted: "hello"'
@@ -194,7 +195,7 @@ def test_an_answer_that_takes_too_long_is_over_on_both_sides(restartable) -> Non
 @contextmanager
 def answering(*answers: web.Response | None) -> Iterator[tuple[str, "Queue[tuple[float, str]]"]]:
     """Answer requests one after the other, None with silence; gives the URL, and when each came under which key."""
-    loop, ends, url, asked = asyncio.new_event_loop(), asyncio.Event(), Queue(), Queue()
+    asked: Queue[tuple[float, str]] = Queue()
     left = list(answers)
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -202,24 +203,8 @@ def answering(*answers: web.Response | None) -> Iterator[tuple[str, "Queue[tuple
         given = left.pop(0)
         return given or await asyncio.Event().wait()
 
-    async def serve() -> None:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", answer)
-        server = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
-        await server.setup()
-        await web.TCPSite(server, "127.0.0.1", 0).start()
-        url.put(f"http://127.0.0.1:{server.addresses[0][1]}")
-        await ends.wait()
-        await server.cleanup()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    try:
-        yield url.get(timeout=20), asked
-    finally:
-        loop.call_soon_threadsafe(ends.set)
-        thread.join()
-        loop.close()
+    with listening(answer, "/{path:.*}") as url:
+        yield url, asked
 
 
 def busy(seconds: str) -> web.Response:

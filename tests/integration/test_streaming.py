@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from aiohttp import web
 from chaos.processes import LiveService, live_service
 from orchestra.adapters.embedded import EmbeddedStores
 from orchestra.chat.turns import turn_id_of
+from tests.integration.loopback import serving
 
 CHAT = "/chat/v2/chat"
 SECONDS_MAX = 20.0
@@ -48,29 +48,16 @@ def _chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
-@asynccontextmanager
-async def _listening(endpoint: HaltingEndpoint) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", endpoint.complete)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
-
-
 def lived(stores: EmbeddedStores, folder: Path, story: Callable[..., Awaitable[None]], **settings: str) -> str:
     """Run ``story(client, endpoint)`` beside a service on a halting endpoint, and return the service's log."""
 
     async def run() -> str:
         endpoint = HaltingEndpoint()
-        async with _listening(endpoint) as url:
+        async with serving(endpoint.complete) as url:
             environ = {
                 "DATABASE_URL": stores.database_url,
                 "REDIS_URL": stores.redis_url,
-                "ORCHESTRA_PROVIDER_URL": url,
+                "ORCHESTRA_PROVIDER_URL": f"{url}/v1",
                 "ORCHESTRA_PROVIDER_MODEL": "halting",
                 **settings,
             }

@@ -25,8 +25,8 @@ from orchestra.errors import (
     TurnUnknown,
 )
 from orchestra.events import Event, TurnAbandoned, TurnFinished, TurnResumed
-from orchestra.frames import DeltaFrame, Done, ErrorFrame, LiveTurnView, Started
-from orchestra.model import ChatRequest, Chunk, Delta, Finish, Given, Message, Prompt, Sampling, Usage
+from orchestra.frames import DeltaFrame, Done, ErrorFrame, Started
+from orchestra.model import ChatRequest, Chunk, Delta, Finish, Given, LiveTurnView, Message, Prompt, Sampling, Usage
 from orchestra.ports import Ports
 from sim import loop
 from sim.clock import SimClock

@@ -2,40 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from itertools import product
 from typing import Any
 
 from orchestra.chat.turns import LiveTurns
 from orchestra.errors import ProviderFailed, ProviderOverloaded
 from orchestra.events import FellBack, TurnFinished, TurnStarted
-from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
 from sim.asgi import Response, call
+from tests.unit.gateway.scripts import runs
 
 CHAT = "/chat/v2/chat"
 KEY = "a-key-of-mine-01"
 ONCE = {"guards": {"unified": {"retry": {"attempts_max": 1}, "fallbacks": ()}}}
-Step = float | str | Exception
-
-
-def script(*runs: tuple[Step, ...]) -> Any:
-    """Make a provider's script, of which each call is the next run (the last stays): wait, say, or fail."""
-    calls: list[Prompt] = []
-
-    async def said(prompt: Prompt) -> AsyncGenerator[Chunk, None]:
-        steps = runs[min(len(calls), len(runs) - 1)]
-        calls.append(prompt)
-        for step in steps:
-            if isinstance(step, float):
-                await asyncio.sleep(step)
-            elif isinstance(step, str):
-                yield Delta(step)
-            else:
-                raise step
-        yield Finish("stop", "scripted", Usage(3, 2))
-
-    said.calls = calls  # type: ignore[attr-defined]
-    return said
 
 
 SLOW = (1.0, "one ", 2.0, "two ", 2.0, "three")
@@ -102,7 +80,7 @@ def test_a_lost_stream_goes_on_behind_the_last_event_that_came(visit: Any) -> No
             turns = await client.service.ports.conversations.turns(session_id)
             assert [turn.reply for turn in turns] == ["one two three"]
 
-    visit(story, script(SLOW))
+    visit(story, runs(SLOW))
 
 
 def test_the_header_has_precedence_over_the_query(visit: Any) -> None:
@@ -115,7 +93,7 @@ def test_the_header_has_precedence_over_the_query(visit: Any) -> None:
         back = await client.ask("GET", f"{path}?after=0", Last_Event_ID=places(lost)[-1])
         assert brief(back) == [("delta", "three"), ("done", None)]
 
-    visit(story, script(SLOW))
+    visit(story, runs(SLOW))
 
 
 def test_a_resumed_stream_stands_at_once(visit: Any) -> None:
@@ -129,7 +107,7 @@ def test_a_resumed_stream_stands_at_once(visit: Any) -> None:
             (3.0, b"event: delta"),
         ]
 
-    visit(story, script(SLOW))
+    visit(story, runs(SLOW))
 
 
 def test_behind_the_last_event_there_is_nothing_and_an_event_source_is_told_to_stop(visit: Any) -> None:
@@ -146,7 +124,7 @@ def test_behind_the_last_event_there_is_nothing_and_an_event_source_is_told_to_s
         (done,) = frames(await client.ask("GET", f"{path}?after={int(last) - 1}"))
         assert done["reply"] == frames(whole)[-1]["reply"]
 
-    visit(story, script(SLOW))
+    visit(story, runs(SLOW))
 
 
 def test_a_turn_that_fails_after_its_stream_was_lost_says_so_in_the_stream(visit: Any) -> None:
@@ -157,7 +135,7 @@ def test_a_turn_that_fails_after_its_stream_was_lost_says_so_in_the_stream(visit
         (error,) = frames(back)
         assert (error["type"], error["kind"], error["status"], error["seq"]) == ("error", "provider-failed", 502, 3)
 
-    visit(story, script((1.0, "one ", 2.0, ProviderFailed("it broke"))), **ONCE)
+    visit(story, runs((1.0, "one ", 2.0, ProviderFailed("it broke"))), **ONCE)
 
 
 def test_what_cannot_be_resumed_says_why(visit: Any) -> None:
@@ -182,7 +160,7 @@ def test_what_cannot_be_resumed_says_why(visit: Any) -> None:
         gone = await client.ask("POST", CHAT, {"message": "hello"}, Last_Event_ID=f"{session_id}/unknown/1")
         assert gone.status == 404
 
-    visit(story, script(("hi",)))
+    visit(story, runs(("hi",)))
 
 
 # --- cancelling ---------------------------------------------------------------------------------------------------
@@ -215,7 +193,7 @@ def test_a_turn_that_is_cancelled_ends_with_its_providers_call_and_leaves_nothin
             assert (finished.correlation_id, finished.error) == (started.correlation_id, "cancelled")
             assert len(await client.service.ports.conversations.turns(session_id)) == 1
 
-    visit(story, script(("hi",), SLOW))
+    visit(story, runs(("hi",), SLOW))
 
 
 def test_what_is_durable_or_unknown_is_not_cancelled(visit: Any) -> None:
@@ -228,7 +206,7 @@ def test_what_is_durable_or_unknown_is_not_cancelled(visit: Any) -> None:
         assert (unknown.status, json.loads(unknown.body)["field"]) == (404, "turn_id")
         assert (await client.ask("DELETE", path + "-")).status == 400
 
-    visit(story, script(("hi",)))
+    visit(story, runs(("hi",)))
 
 
 # --- idempotency --------------------------------------------------------------------------------------------------
@@ -252,7 +230,7 @@ def test_a_key_that_comes_again_is_answered_as_the_first_time(visit: Any) -> Non
         assert json.loads(other.body)["turn_id"] != json.loads(first.body)["turn_id"]  # another user's key is another
         assert other.header("Idempotency-Replayed") is None
 
-    visit(story, script(("hi",)))
+    visit(story, runs(("hi",)))
 
 
 def test_a_key_with_another_message_is_422(visit: Any) -> None:
@@ -265,7 +243,7 @@ def test_a_key_with_another_message_is_422(visit: Any) -> None:
             assert json.loads(other.body)["type"] == "urn:ai-orchestra:problem:key-reused"
             await begun
 
-    visit(story, script(SLOW))
+    visit(story, runs(SLOW))
 
 
 def test_a_key_in_flight_is_409_whole_and_joined_as_a_stream(visit: Any) -> None:
@@ -281,7 +259,7 @@ def test_a_key_in_flight_is_409_whole_and_joined_as_a_stream(visit: Any) -> None
         assert joined.body == (await first).body  # the same bytes
         assert len(client.told(TurnStarted)) == 1
 
-    visit(story, script(SLOW))
+    visit(story, runs(SLOW))
 
 
 def test_a_key_finds_a_turn_whose_client_left_before_it_knew_its_id(visit: Any) -> None:
@@ -292,7 +270,7 @@ def test_a_key_finds_a_turn_whose_client_left_before_it_knew_its_id(visit: Any) 
         assert [text for name, text in brief(back) if name == "delta"] == ["one ", "two ", "three"]
         assert len(client.told(TurnStarted)) == 1
 
-    visit(story, script(SLOW))
+    visit(story, runs(SLOW))
 
 
 def test_a_key_of_a_turn_that_failed_runs_it_anew(visit: Any) -> None:
@@ -303,7 +281,7 @@ def test_a_key_of_a_turn_that_failed_runs_it_anew(visit: Any) -> None:
         assert (again.status, again.header("Idempotency-Replayed")) == (200, None)
         assert json.loads(again.body)["reply"] == "hi"
 
-    visit(story, script((ProviderFailed("it broke"),), ("hi",)), **ONCE)
+    visit(story, runs((ProviderFailed("it broke"),), ("hi",)), **ONCE)
 
 
 def test_a_bad_key_is_refused_by_its_header(visit: Any) -> None:
@@ -311,14 +289,14 @@ def test_a_bad_key_is_refused_by_its_header(visit: Any) -> None:
         answer = await client.ask("POST", CHAT, {"message": "hello"}, Idempotency_Key="a key")
         assert (answer.status, json.loads(answer.body)["field"]) == (400, "Idempotency-Key")
 
-    visit(story, script(("hi",)))
+    visit(story, runs(("hi",)))
 
 
 # --- before the first content byte, and after it --------------------------------------------------------------------
 
 
 def test_before_the_first_piece_another_attempt_answers_in_the_same_stream(visit: Any) -> None:
-    provider = script((1.0, ProviderFailed("it broke")), ("hi", " there"))
+    provider = runs((1.0, ProviderFailed("it broke")), ("hi", " there"))
 
     async def story(client: Any) -> None:
         answer = await client.ask("POST", CHAT, {"message": "hello", "stream": True})
@@ -330,7 +308,7 @@ def test_before_the_first_piece_another_attempt_answers_in_the_same_stream(visit
 
 
 def test_before_the_first_piece_a_fallback_answers_in_the_same_stream(visit: Any) -> None:
-    provider = script(("good day",), (1.0, ProviderFailed("it broke")))
+    provider = runs(("good day",), (1.0, ProviderFailed("it broke")))
 
     async def story(client: Any) -> None:
         await client.ask("POST", CHAT, {"message": "hello"})
@@ -346,7 +324,7 @@ def test_before_the_first_piece_a_fallback_answers_in_the_same_stream(visit: Any
 
 
 def test_after_the_first_piece_nothing_is_tried_again_and_nobody_stands_in(visit: Any) -> None:
-    provider = script(("good day",), ("good", 1.0, ProviderOverloaded("it broke")), ("never",))
+    provider = runs(("good day",), ("good", 1.0, ProviderOverloaded("it broke")), ("never",))
 
     async def story(client: Any) -> None:
         await client.ask("POST", CHAT, {"message": "hello"})  # so that there is who could stand in

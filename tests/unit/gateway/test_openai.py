@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from itertools import product
 from typing import Any
 
@@ -11,9 +10,10 @@ import pytest
 from orchestra.engines.apology import TEXT
 from orchestra.errors import FeatureOff, ProviderFailed, ProviderOverloaded
 from orchestra.events import RequestFinished, TurnFinished, UnexpectedError
-from orchestra.model import Chunk, Delta, Finish, Message, Prompt, Sampling, Usage
+from orchestra.model import Message, Prompt, Sampling
 from orchestra.resilience.degradation import Degradation, Level
 from sim.asgi import Response, call
+from tests.unit.gateway.scripts import script
 
 PATH = "/v1/chat/completions"
 KEY = "a-key-of-mine-01"
@@ -23,24 +23,6 @@ ONCE: dict[str, Any] = {"guards": {"unified": {"retry": {"attempts_max": 1}, "fa
 def body(text: str = "hello", *history: tuple[str, str], **more: Any) -> dict[str, Any]:
     messages = [{"role": role, "content": content} for role, content in (*history, ("user", text))]
     return {"model": "orchestra", "messages": messages, **more}
-
-
-def script(*steps: float | str | Exception, asked: list[Prompt] | None = None) -> Any:
-    """Make a provider's script: seconds to wait, texts to say, or an error to end with."""
-
-    async def said(prompt: Prompt) -> AsyncGenerator[Chunk, None]:
-        if asked is not None:
-            asked.append(prompt)
-        for step in steps:
-            if isinstance(step, float):
-                await asyncio.sleep(step)
-            elif isinstance(step, str):
-                yield Delta(step)
-            else:
-                raise step
-        yield Finish("stop", "scripted", Usage(3, 2))
-
-    return said
 
 
 def events(answer: Response) -> list[tuple[float, Any]]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -10,29 +9,12 @@ import pytest
 from orchestra.errors import ProviderFailed
 from orchestra.events import RequestFinished, TurnFinished, UnexpectedError
 from orchestra.gateway.sse import KEEP_ALIVE_SECONDS
-from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
 from orchestra.resilience.degradation import Degradation, Level
 from sim.asgi import Response, call
+from tests.unit.gateway.scripts import script
 
 CHAT = "/chat/v2/chat"
 ONCE = {"guards": {"unified": {"retry": {"attempts_max": 1}, "fallbacks": ()}}}
-
-
-def script(*steps: float | str | Exception, end: bool = True) -> Any:
-    """Make a provider's script: seconds to wait, texts to say, or an error to end with."""
-
-    async def said(_prompt: Prompt) -> AsyncGenerator[Chunk, None]:
-        for step in steps:
-            if isinstance(step, float):
-                await asyncio.sleep(step)
-            elif isinstance(step, str):
-                yield Delta(step)
-            else:
-                raise step
-        if end:
-            yield Finish("stop", "scripted", Usage(3, 2))
-
-    return said
 
 
 def events(answer: Response) -> list[tuple[float, str, Any]]:

@@ -1,0 +1,50 @@
+"""Endpoints that a test makes up, served on a free port of loopback: in the test's loop, or beside it in a thread."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from queue import Queue
+
+from aiohttp import web
+
+COMPLETIONS = "/v1/chat/completions"
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(answer: Answer, path: str = COMPLETIONS) -> AsyncIterator[str]:
+    """Let `answer` answer at `path` for as long as the context lasts; gives the address without a path.
+
+    A caller that goes away cancels its answer.
+    """
+    app = web.Application()
+    app.router.add_route("*", path, answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@contextmanager
+def listening(answer: Answer, path: str = COMPLETIONS) -> Iterator[str]:
+    """Do as `serving` does, in a thread with a loop of its own."""
+    loop, ends, url = asyncio.new_event_loop(), asyncio.Event(), Queue[str]()
+
+    async def serve() -> None:
+        async with serving(answer, path) as address:
+            url.put(address)
+            await ends.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        yield url.get(timeout=20)
+    finally:
+        loop.call_soon_threadsafe(ends.set)
+        thread.join()
+        loop.close()
