@@ -13,6 +13,7 @@ from typing import Any
 
 from chaos.processes import LiveService, free_port, start_service
 from orchestra.adapters.embedded import EmbeddedStores
+from tests.integration.loopback import settings_on
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -152,8 +153,7 @@ class Stand:
 def environ_of(stores: EmbeddedStores, model: Model) -> dict[str, str]:
     """Settings of a service on these stores, with that model, which may be operated."""
     return {
-        "DATABASE_URL": stores.database_url,
-        "REDIS_URL": stores.redis_url,
+        **settings_on(stores),
         "ORCHESTRA_OPERATOR_KEY": OPERATOR_KEY,
         "ORCHESTRA_PROVIDER_URL": model.url,
         "ORCHESTRA_PROVIDER_MODEL": "told-1",

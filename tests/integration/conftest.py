@@ -15,13 +15,13 @@ from redis.asyncio import Redis
 
 from chaos.processes import LiveService, live_service, start_service
 from orchestra.adapters.embedded import EmbeddedStores
-from tests.integration.loopback import listening
+from tests.integration.loopback import listening, settings_on
 
 
 @pytest.fixture(scope="session")
 def service(stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service on a free port that uses the stores of this test session, as a deployment names them."""
-    environ = {"DATABASE_URL": stores.database_url, "REDIS_URL": stores.redis_url}
+    environ = settings_on(stores)
     with live_service(tmp_path_factory.mktemp("service"), environ) as running:
         yield running
 
@@ -99,8 +99,7 @@ def restartable(stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory
     speaker = Speaker()
     with listening(speaker.complete) as url:
         environ = {
-            "DATABASE_URL": stores.database_url,
-            "REDIS_URL": stores.redis_url,
+            **settings_on(stores),
             "ORCHESTRA_PROVIDER_URL": f"{url}/v1",
             "ORCHESTRA_PROVIDER_MODEL": "speaker",
         }

@@ -1,4 +1,5 @@
-"""Endpoints that a test makes up, served on a free port of loopback: in the test's loop, or beside it in a thread."""
+"""Endpoints that a test makes up, served on a free port of loopback: in the test's loop, or beside it in a thread; and
+the settings of a service beside them."""
 
 import asyncio
 import threading
@@ -8,9 +9,20 @@ from queue import Queue
 
 from aiohttp import web
 
+from orchestra.adapters.embedded import EmbeddedStores
+
 COMPLETIONS = "/v1/chat/completions"
 
+LEVEL_HELD = {"ORCHESTRA_DEGRADATION__DOWN_SECONDS": "3600"}
+"""Health stays what it is, and the level NORMAL: on a machine so busy that a ping takes seconds, or with a fleet on the
+same stores that fails on purpose, replies would leave features out that a test of something else asks for."""
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def settings_on(stores: EmbeddedStores) -> dict[str, str]:
+    """Return the settings of a service on these stores, whose level is not what a test is about."""
+    return {"DATABASE_URL": stores.database_url, "REDIS_URL": stores.redis_url, **LEVEL_HELD}
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from chaos.processes import LiveService, live_service
 from orchestra.adapters.embedded import EmbeddedStores
+from tests.integration.loopback import settings_on
 
 CHAT = "/chat/v2/chat"
 BOUND_SECONDS = 1.0
@@ -25,8 +26,7 @@ DRIPS = b" " * 10_000
 @pytest.fixture(scope="module")
 def strict(stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     environ = {
-        "DATABASE_URL": stores.database_url,
-        "REDIS_URL": stores.redis_url,
+        **settings_on(stores),
         "ORCHESTRA_REQUEST_SECONDS_MAX": str(BOUND_SECONDS),
     }
     with live_service(tmp_path_factory.mktemp("strict"), environ) as running:

@@ -13,7 +13,7 @@ from chaos.proxy import proxy
 from orchestra.adapters.embedded import EmbeddedStores
 from orchestra.model import ChatReply
 from orchestra.sdk import Answered, AsyncClient, AsyncSession, Began, Failed, Restarted, Text
-from tests.integration.loopback import serving
+from tests.integration.loopback import serving, settings_on
 
 CLIENTS = 12
 STREAMERS = 6
@@ -113,8 +113,7 @@ def instance(folder: Path, stores: EmbeddedStores, provider_url: str) -> LiveSer
     return start_service(
         folder,
         {
-            "DATABASE_URL": stores.database_url,
-            "REDIS_URL": stores.redis_url,
+            **settings_on(stores),
             "ORCHESTRA_PROVIDER_URL": provider_url,
             "ORCHESTRA_PROVIDER_MODEL": "words",
         },

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from chaos.processes import LiveService, live_service
 from orchestra.adapters.embedded import EmbeddedStores
-from tests.integration.loopback import listening
+from tests.integration.loopback import listening, settings_on
 
 SECONDS_MAX = 20.0
 MODEL = "house/echo-1"
@@ -80,8 +80,7 @@ def orchestra(
 ) -> Iterator[LiveService]:
     with listening(endpoint.complete) as url:
         environ = {
-            "DATABASE_URL": stores.database_url,
-            "REDIS_URL": stores.redis_url,
+            **settings_on(stores),
             "ORCHESTRA_PROVIDER_URL": f"{url}/v1",
             "ORCHESTRA_PROVIDER_MODEL": MODEL,
             "ORCHESTRA_GUARDS__UNIFIED__RETRY__ATTEMPTS_MAX": "1",

@@ -13,7 +13,7 @@ from aiohttp import web
 from chaos.processes import LiveService, live_service
 from orchestra.adapters.embedded import EmbeddedStores
 from orchestra.chat.turns import turn_id_of
-from tests.integration.loopback import serving
+from tests.integration.loopback import serving, settings_on
 
 CHAT = "/chat/v2/chat"
 SECONDS_MAX = 20.0
@@ -55,8 +55,7 @@ def lived(stores: EmbeddedStores, folder: Path, story: Callable[..., Awaitable[N
         endpoint = HaltingEndpoint()
         async with serving(endpoint.complete) as url:
             environ = {
-                "DATABASE_URL": stores.database_url,
-                "REDIS_URL": stores.redis_url,
+                **settings_on(stores),
                 "ORCHESTRA_PROVIDER_URL": f"{url}/v1",
                 "ORCHESTRA_PROVIDER_MODEL": "halting",
                 **settings,

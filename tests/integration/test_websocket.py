@@ -30,6 +30,7 @@ from orchestra.gateway.app import Service, create_app
 from orchestra.gateway.sockets import SLICE_BYTES, Budget, accepted
 from orchestra.model import Chunk, Delta, Finish, Prompt
 from orchestra.ports import Ports
+from tests.integration.loopback import settings_on
 
 SECONDS_MAX = 20.0
 HANDSHAKE = (
@@ -639,8 +640,7 @@ def test_sigterm_says_goodbye_closes_with_1012_and_ends_in_time(stores, tmp_path
                 await hear(client)
             return client.close_code
 
-    environ = {"DATABASE_URL": stores.database_url, "REDIS_URL": stores.redis_url}
-    with live_service(tmp_path, environ) as service:
+    with live_service(tmp_path, settings_on(stores)) as service:
         assert asyncio.run(story(service)) == 1012
         assert service.process.wait(10) == 0
 
