@@ -15,22 +15,43 @@ import math
 from collections.abc import AsyncGenerator, Callable
 from itertools import pairwise
 from random import Random
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import simpy
+from msgspec import Struct
 
 from orchestra.errors import ProviderFailed
 from orchestra.limits import CHARS_PER_TOKEN
 from orchestra.model import Chunk, Delta, Finish, Prompt, Usage
-from sim.faults import Faults
+from sim.distributions import Constant, Distribution, Lognormal
+from sim.injection import Faults
 from sim.journal import ProviderCallEnded, ProviderCallOutlived, ProviderCallStarted, WorldEvent
 from sim.loop import SimEnvironment
-from sim.scenario import ProviderModel
+from sim.provider_faults import failing, slowdown
+from sim.quantities import DURATION, SHARE, Spread, Whole
 
 MODEL = "modelled"
 ANSWER = "A modelled answer to"
 SUBJECT_CHARS = 40
 PIECE_S = 5.0
+
+
+class ProviderModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An LLM endpoint: so many calls at once, the rest queue; a call's time follows from its tokens."""
+
+    capacity: Annotated[int, Whole(1, 100_000), "calls served at once; more wait in a queue"] = 96
+    first_token: Annotated[Distribution, Spread(DURATION), "time to the first token of a prompt of no length"] = (
+        Lognormal(0.3, 0.9)
+    )
+    per_prompt_token: Annotated[Distribution, Spread(DURATION), "added to the first token, for each token read"] = (
+        Constant(0.0002)
+    )
+    per_token: Annotated[Distribution, Spread(DURATION), "time for each token written"] = Lognormal(0.015, 0.025)
+    failure_rate: Annotated[float, SHARE, "share of calls that fail on an ordinary day"] = 0.0
+    abandoned: Annotated[
+        Literal["stops", "continues"],
+        "whether a call that its caller drops amid service frees its slot, or is finished",
+    ] = "stops"
 
 
 class Tokens(NamedTuple):
@@ -194,10 +215,10 @@ class ModelledProvider:
         first_s = model.first_token.draw(chance) + model.per_prompt_token.draw(chance) * tokens.prompt
         rest_s = model.per_token.draw(chance) * max(0, tokens.completion - 1)
         luck = chance.random()
-        factor = self._faults.slowdown()
+        factor = slowdown(self._faults)
         # one draw serves both: the fault's share is taken from the calls that fortune has left
         kept = 1.0 - model.failure_rate
-        fails = luck < model.failure_rate or self._faults.failing((luck - model.failure_rate) / kept)
+        fails = luck < model.failure_rate or failing(self._faults, (luck - model.failure_rate) / kept)
         return first_s * factor, rest_s * factor, fails
 
     def _leave(self, request: simpy.resources.resource.Request) -> None:

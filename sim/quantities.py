@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -199,3 +199,9 @@ def show_factor(value: float) -> str:
 def show_count(value: float) -> str:
     """Write a count, integers without a fraction."""
     return "-" if math.isnan(value) else f"{value:,.0f}" if value == round(value) else f"{value:.2f}"
+
+
+def lasting(seconds: float) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with how long a fault lasts."""
+    if seconds == 0:
+        yield "for", "0 lasts no time: write how long the fault lasts, such as 30s"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Struct, structs
 from pydantic import ValidationError
 
 from orchestra.config import FIELDS, Settings, nested
-from sim.distributions import Constant, Distribution, Lognormal
 from sim.expectations import ALL_FAULTS, PROPERTIES, Expectation
 from sim.faults import Fault, kind_of
 from sim.forms import Json, OneOf, Plain, Problem, Table, Unreadable, decoded, json_schema, nearest, read_yaml
-from sim.quantities import DURATION, SHARE, Spread, Whole, show_duration
+from sim.provider import ProviderModel
+from sim.quantities import DURATION, show_duration
+from sim.stores import StoresModel
 from sim.workload import OpenLoop, Replay, Workload
 
 CALM_CAPACITY = 512
@@ -25,30 +26,6 @@ IDLE_SETTINGS = (
     *(f"{which}_{part}" for which in ("provider", "alternate") for part in ("url", "key", "model")),
 )
 """Settings that name what a simulated world does not have."""
-
-
-class ProviderModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An LLM endpoint: so many calls at once, the rest queue; a call's time follows from its tokens."""
-
-    capacity: Annotated[int, Whole(1, 100_000), "calls served at once; more wait in a queue"] = 96
-    first_token: Annotated[Distribution, Spread(DURATION), "time to the first token of a prompt of no length"] = (
-        Lognormal(0.3, 0.9)
-    )
-    per_prompt_token: Annotated[Distribution, Spread(DURATION), "added to the first token, for each token read"] = (
-        Constant(0.0002)
-    )
-    per_token: Annotated[Distribution, Spread(DURATION), "time for each token written"] = Lognormal(0.015, 0.025)
-    failure_rate: Annotated[float, SHARE, "share of calls that fail on an ordinary day"] = 0.0
-    abandoned: Annotated[
-        Literal["stops", "continues"],
-        "whether a call that its caller drops amid service frees its slot, or is finished",
-    ] = "stops"
-
-
-class StoresModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Redis and PostgreSQL: what one operation takes."""
-
-    latency: Annotated[Distribution, Spread(DURATION), "time of one operation"] = Lognormal(0.001, 0.004)
 
 
 class WorldModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

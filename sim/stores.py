@@ -10,14 +10,25 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import Random
+from typing import Annotated
+
+from msgspec import Struct
 
 from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
 from orchestra.adapters.inprocess_relay import InProcessRelay
 from orchestra.errors import StoreUnavailable
 from orchestra.model import ConversationHead, Memory, Profile, Recollection, Session, Tally, Turn
 from orchestra.ports import Claim, Clock, Found
-from sim.distributions import Distribution
-from sim.faults import Faults, StoreName
+from sim.distributions import Distribution, Lognormal
+from sim.injection import Faults
+from sim.quantities import DURATION, Spread
+from sim.store_faults import StoreName, down
+
+
+class StoresModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Redis and PostgreSQL: what one operation takes."""
+
+    latency: Annotated[Distribution, Spread(DURATION), "time of one operation"] = Lognormal(0.001, 0.004)
 
 
 class Wire:
@@ -49,7 +60,7 @@ class Wire:
             The store is down.
         """
         await asyncio.sleep(self._latency.draw(self._chance))
-        if self._faults.down(self._store):
+        if down(self._faults, self._store):
             raise StoreUnavailable(f"the {self._store} store is down: try again", retry_after_seconds=1)
 
 

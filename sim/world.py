@@ -27,7 +27,7 @@ from sim import asgi, loop, verdict
 from sim.clients import Crowd, Door, DoorName, orchestrator_door, service_door
 from sim.clock import SimClock
 from sim.entropy import Streams
-from sim.faults import Fault, Faults, StoreName, describe, kind_of
+from sim.faults import Fault, Faults, StoreName, kind_of
 from sim.isolation import isolated
 from sim.journal import Audited, Entry, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
 from sim.provider import ModelledProvider, Plan, Tokens
@@ -179,8 +179,8 @@ class World:
 
     async def _inject(self, number: int, fault: Fault) -> None:
         await _until(fault.at)
-        with self.faults.injected(fault) as injection:
-            self._record(FaultStarted(self.env.now, number, kind_of(fault), describe(fault)))
+        async with self.faults.in_force(fault) as injection:
+            self._record(FaultStarted(self.env.now, number, kind_of(fault), fault.what))
             await _until(fault.at + fault.lasts)
         self._record(FaultEnded(self.env.now, number, kind_of(fault), injection.touched))
 

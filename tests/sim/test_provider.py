@@ -12,8 +12,7 @@ from sim.entropy import Streams
 from sim.faults import Faults, ProviderFailing, ProviderSlow
 from sim.journal import ProviderCallEnded, ProviderCallOutlived, ProviderCallStarted
 from sim.loop import SimEnvironment, run
-from sim.provider import PIECE_S, ModelledProvider, Plan, Tokens, _pieces, tokens_of
-from sim.scenario import ProviderModel
+from sim.provider import PIECE_S, ModelledProvider, Plan, ProviderModel, Tokens, _pieces, tokens_of
 
 PROMPT = Prompt((Message("user", "arrival 7: hello"),))
 

@@ -14,8 +14,7 @@ from sim.entropy import Streams
 from sim.faults import Faults
 from sim.loop import SimEnvironment
 from sim.loop import run as virtually
-from sim.provider import ModelledProvider
-from sim.scenario import ProviderModel
+from sim.provider import ModelledProvider, ProviderModel
 
 Check = Callable[[Provider], Awaitable[None]]
 

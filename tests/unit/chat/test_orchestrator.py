@@ -62,8 +62,7 @@ from sim.clock import SimClock
 from sim.distributions import Constant
 from sim.entropy import Streams
 from sim.faults import Fault, Faults, ProviderFailing, ProviderSlow, StoreDown, StoreName
-from sim.provider import ModelledProvider
-from sim.scenario import ProviderModel
+from sim.provider import ModelledProvider, ProviderModel
 from sim.stores import ModelledConversations, ModelledMemories, ModelledSessions, Wire
 
 T = TypeVar("T")
