@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import msgspec
 import yaml
 
-from sim.distributions import Constant, Exponential, Lognormal
+from sim.distributions import Constant, Empirical, Exponential, Gamma, Lognormal, Weibull
 from sim.quantities import BOUND_SCHEMA, Bound, Quantity, Spread, Whole, comparison
 
 BYTES_MAX = 256_000
@@ -237,14 +237,15 @@ def _join(path: str, key: str) -> str:
 class StructForm(Form):
     """A mapping with known keys. A struct's `problems()` may add checks across its fields as (path, message).
 
-    `plain`, where given, is the form of every field: for a struct whose numbers have their unit from where it is used.
+    `plain`, where given, is the form of every number that no mark says otherwise of: for a struct whose numbers have
+    their unit from where it is used.
     """
 
     def __init__(self, struct: type[msgspec.Struct], plain: Form | None = None) -> None:
         self.struct = struct
         self.plain = plain
         self.fields = {
-            field.encode_name: (field, plain or form_of(field.type)) for field in msgspec.structs.fields(struct)
+            field.encode_name: (field, form_of(field.type, plain)) for field in msgspec.structs.fields(struct)
         }
 
     def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
@@ -430,11 +431,14 @@ class _MappedForm(Form):
         return self._form.schema(definitions)
 
 
+_SKEWED = (Exponential, Lognormal, Gamma, Weibull, Empirical)
+
+
 def _spread_form(spread: Spread) -> Form:
     constant = _MappedForm(_quantity_form(spread.of), Constant)
     positive = _quantity_form(_positive(spread.of))
     skewed: dict[str, Form] = {
-        str(each.__struct_config__.tag): StructForm(each, positive) for each in (Exponential, Lognormal)
+        str(each.__struct_config__.tag): StructForm(each, positive) for each in _SKEWED
     }
     return OneOfForm({"constant": constant, **skewed}, short=constant)
 
@@ -453,8 +457,11 @@ _BY_MARK: dict[type, Callable[[Any], Form]] = {
 }
 
 
-def form_of(kind: Any) -> Form:
-    """Make the form of a type: what its annotation marks, else a struct, a union of them, a tuple, Literal or str."""
+def form_of(kind: Any, number: Form | None = None) -> Form:
+    """Make the form of a type: what its annotation marks, else a struct, a union of them, a tuple, Literal or str.
+
+    `number` is the form of a bare `float`, where one may stand.
+    """
     for extra in getattr(kind, "__metadata__", ()):
         if type(extra) in _BY_MARK:
             return _BY_MARK[type(extra)](extra)
@@ -463,10 +470,12 @@ def form_of(kind: Any) -> Form:
         members = [member for member in arguments if member is not NoneType]
         return form_of(members[0]) if len(members) == 1 else _tagged_form(members)
     if origin in (Annotated, tuple):
-        inner = form_of(arguments[0])
+        inner = form_of(arguments[0], number)
         return inner if origin is Annotated else SequenceForm(inner)
     if origin is Literal:
         return _choice_form(arguments)
+    if kind is float and number is not None:
+        return number
     if kind is str:
         return _text_form()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
