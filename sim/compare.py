@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 from msgspec import structs
 
-from sim.expectations import ALL_FAULTS, MEASURES, WHOLE_RUN, Evidence
+from sim.evidence import ALL_FAULTS, WHOLE_RUN, Evidence
 from sim.forms import Plain
+from sim.measures import MEASURES
 from sim.scenario import Scenario
 from sim.world import Run
 

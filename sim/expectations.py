@@ -16,46 +16,23 @@ An expectation names one window of the run and one or more bounds on what is mea
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from msgspec import Struct
 
-from orchestra.events import (
-    BreakerChanged,
-    CallHedged,
-    CallRetried,
-    FellBack,
-    LevelChanged,
-    OperatorActed,
-    TurnFinished,
-    TurnStarted,
-    UnexpectedError,
-)
-from orchestra.resilience.degradation import Level
+from orchestra.events import BreakerChanged, TurnFinished, TurnStarted, UnexpectedError
 from sim import journal as told
+from sim.evidence import LEVELS, WHOLE_RUN, Evidence, Window
 from sim.journal import Journal
-from sim.quantities import (
-    COUNT,
-    DURATION,
-    SHARE,
-    Bound,
-    Comparison,
-    show_count,
-    show_duration,
-    show_factor,
-    show_share,
-)
+from sim.measures import MEASURES, Measure
+from sim.quantities import COUNT, DURATION, SHARE, Bound, Comparison, show_duration
 
-ALL_FAULTS = "fault"
-WHOLE_RUN = "run"
 WINDOWS = ("before", "during", "after", "always")
 RECOVERY_STEP_S = 1.0
 VERBS = {"opens": "OPEN", "half_opens": "HALF_OPEN", "closes": "CLOSED"}
 STATES = {"open": "OPEN", "half_open": "HALF_OPEN", "closed": "CLOSED"}
-LEVELS = tuple(level.name for level in Level)
 
 
 class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,182 +121,6 @@ class Result(Struct, frozen=True):
     held: bool
     baseline: bool
     value: float | None
-
-
-class Window(NamedTuple):
-    """Part of a run in seconds: `start` included, `end` not."""
-
-    start: float
-    end: float
-
-
-class Sent(NamedTuple):
-    """One arrival and how it ended for its client."""
-
-    at: float
-    outcome: str
-    seconds: float
-
-
-class Evidence:
-    """What the expectations ask of a journal, gathered in one pass."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.duration_s = 0.0
-        self.journal = journal
-        self.faults: dict[int, tuple[str, float, float]] = {}
-        self.changes: list[BreakerChanged] = []
-        self.levels: list[LevelChanged] = []
-        self.helped: list[CallRetried | CallHedged | FellBack] = []
-        self.operated: list[OperatorActed] = []
-        self.retried: list[float] = []
-        arrived: dict[int, float] = {}
-        ended: dict[int, told.ClientFinished] = {}
-        for entry in journal:
-            if isinstance(entry, told.ClientArrived):
-                arrived[entry.arrival] = entry.at
-            elif isinstance(entry, told.ClientFinished):
-                ended[entry.arrival] = entry
-            elif isinstance(entry, BreakerChanged):
-                self.changes.append(entry)
-            elif isinstance(entry, LevelChanged):
-                self.levels.append(entry)
-            elif isinstance(entry, CallRetried | CallHedged | FellBack):
-                self.helped.append(entry)
-            elif isinstance(entry, OperatorActed):
-                self.operated.append(entry)
-            elif isinstance(entry, told.ClientRetried):
-                self.retried.append(entry.at)
-            elif isinstance(entry, told.FaultStarted):
-                self.faults[entry.fault] = (entry.kind, entry.at, math.inf)
-            elif isinstance(entry, told.FaultEnded):
-                self.faults[entry.fault] = (*self.faults[entry.fault][:2], entry.at)
-            elif isinstance(entry, told.RunStarted):
-                self.duration_s = entry.duration_seconds
-        self.sent = [
-            Sent(at, ended[number].outcome, ended[number].seconds) for number, at in arrived.items() if number in ended
-        ]
-        self._times = [each.at for each in self.sent]
-        self.arrivals = len(arrived)
-        self.attempted = sorted([*arrived.values(), *self.retried])
-        self.answered = sorted(each.at + each.seconds for each in self.sent if each.outcome == "answered")
-
-    def window(self, kind: str, subject: str) -> Window | None:
-        """Return a window's bounds; None where the fault it refers to never came."""
-        end = max(self.duration_s, self._times[-1] if self._times else 0.0) + 1e-6
-        if kind == "always":
-            return Window(0.0, end)
-        spans = [span[1:] for span in self.faults.values() if subject in (ALL_FAULTS, span[0])]
-        if not spans:
-            return None
-        first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
-        whole = {"before": Window(0.0, first), "during": Window(first, last), "after": Window(last, end)}
-        return whole[kind]
-
-    def turns(self, window: Window) -> list[Sent]:
-        """Return the turns that arrived in `window`."""
-        return self.sent[_within(self._times, window)]
-
-    def time_in_levels(self) -> dict[str, float]:
-        """Return for how many seconds each level was in force, without those that never were."""
-        spent = dict.fromkeys(LEVELS, 0.0)
-        for start, end, level in self.level_spans():
-            spent[level] += end - start
-        return {level: seconds for level, seconds in spent.items() if seconds > 0}
-
-    def help_counts(self) -> dict[tuple[str, str], int]:
-        """Return how often which dependency got what help, such as ``("unified", "retried")``, in order of both."""
-        counts: dict[tuple[str, str], int] = {}
-        for entry in self.helped:
-            key = (entry.target, help_of(entry))
-            counts[key] = counts.get(key, 0) + 1
-        return dict(sorted(counts.items()))
-
-    def level_spans(self, end: float | None = None) -> list[tuple[float, float, str]]:
-        """Return the levels as (start, end, level) without gaps, up to `end` or to the end of arrivals, in seconds."""
-        end = max([self.duration_s, *(change.at for change in self.levels)]) if end is None else end
-        starts = [0.0, *(change.at for change in self.levels)]
-        names = [self.levels[0].before if self.levels else LEVELS[0], *(change.after for change in self.levels)]
-        return list(zip(starts, [*starts[1:], end], names, strict=True))
-
-
-def help_of(entry: CallRetried | CallHedged | FellBack) -> str:
-    """Say what was done where a dependency did not answer, or not soon."""
-    if isinstance(entry, FellBack):
-        return f"{entry.fallback} instead"
-    return "retried" if isinstance(entry, CallRetried) else "hedged"
-
-
-def _within(times: list[float], window: Window) -> slice:
-    """Return which of `times`, in order, lie in `window`."""
-    return slice(bisect.bisect_left(times, window.start), bisect.bisect_left(times, window.end))
-
-
-def percentile(values: list[float], q: float) -> float:
-    """Return the `q`-quantile (0 to 1) by linear interpolation (Hyndman and Fan's type 7); NaN of nothing."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    position = q * (len(ordered) - 1)
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
-
-Measuring = Callable[[Evidence, Window], float]
-
-
-def _of_turns(measure: Callable[[list[Sent]], float]) -> Measuring:
-    return lambda evidence, window: measure(evidence.turns(window))
-
-
-def _an_arrival(times: Callable[[Evidence], list[float]]) -> Measuring:
-    """Count `times` in a window, by the turns that arrived in it."""
-
-    def measure(evidence: Evidence, window: Window) -> float:
-        arrivals = len(evidence.turns(window))
-        return len(times(evidence)[_within(times(evidence), window)]) / arrivals if arrivals else math.nan
-
-    return measure
-
-
-def _share(outcome: str) -> Measuring:
-    return _of_turns(lambda turns: sum(each.outcome == outcome for each in turns) / len(turns) if turns else math.nan)
-
-
-def _latency(q: float) -> Measuring:
-    return _of_turns(lambda turns: percentile([each.seconds for each in turns if each.outcome == "answered"], q))
-
-
-def _refusal(turns: list[Sent]) -> float:
-    waited = [each.seconds for each in turns if each.outcome != "answered"]
-    return percentile(waited, 0.95) if waited or not turns else 0.0
-
-
-class Measure(NamedTuple):
-    """A number computed from what happened in a window, and how it is shown."""
-
-    of: Measuring
-    show: Callable[[float], str]
-    label: str
-
-
-MEASURES = {
-    "success_rate": Measure(_share("answered"), show_share, "success rate"),
-    "failure_rate": Measure(_share("failed"), show_share, "failure rate"),
-    "shed_share": Measure(_share("shed"), show_share, "shed share"),
-    "p50": Measure(_latency(0.50), show_duration, "p50"),
-    "p95": Measure(_latency(0.95), show_duration, "p95"),
-    "p99": Measure(_latency(0.99), show_duration, "p99"),
-    "refusal_p95": Measure(_of_turns(_refusal), show_duration, "p95 of refusals"),
-    "failures": Measure(
-        _of_turns(lambda turns: sum(each.outcome == "failed" for each in turns)), show_count, "failures"
-    ),
-    "goodput": Measure(_an_arrival(lambda evidence: evidence.answered), show_share, "goodput"),
-    "retry_amplification": Measure(
-        _an_arrival(lambda evidence: evidence.attempted), show_factor, "retry amplification"
-    ),
-}
 
 
 def judge(expectations: tuple[Expectation, ...], journal: Journal) -> tuple[Result, ...]:

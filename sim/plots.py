@@ -20,8 +20,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
 from orchestra.events import BreakerChanged, CallFinished
-from sim.expectations import ALL_FAULTS, LEVELS, MEASURES, Evidence, Window, help_of
+from sim.evidence import ALL_FAULTS, LEVELS, Evidence, Window, help_of
 from sim.journal import FaultStarted, Journal, ProviderCallEnded, ProviderCallOutlived, RunStarted
+from sim.measures import MEASURES
 from sim.quantities import show_duration, show_share
 
 if TYPE_CHECKING:

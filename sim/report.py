@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sim import plots
-from sim.expectations import WHOLE_RUN, Evidence
+from sim.evidence import WHOLE_RUN, Evidence
 from sim.journal import FaultEnded
 from sim.quantities import show_duration, show_factor, show_share
 from sim.verdict import Status, Verdict

@@ -11,7 +11,8 @@ from msgspec import Struct, structs
 from pydantic import ValidationError
 
 from orchestra.config import FIELDS, Settings, nested
-from sim.expectations import ALL_FAULTS, PROPERTIES, Expectation
+from sim.evidence import ALL_FAULTS
+from sim.expectations import PROPERTIES, Expectation
 from sim.faults import Fault, kind_of
 from sim.forms import Json, OneOf, Plain, Problem, Table, Unreadable, decoded, json_schema, nearest, read_yaml
 from sim.provider import ProviderModel

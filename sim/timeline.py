@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestra.events import BreakerChanged, LevelChanged
-from sim.expectations import LEVELS, Evidence, Window, percentile
+from sim.evidence import LEVELS, Evidence, Window
+from sim.measures import percentile
 from sim.quantities import show_count, show_duration, show_factor
 from sim.verdict import Status
 from sim.world import Run

@@ -8,8 +8,9 @@ from msgspec.structs import replace
 
 from orchestra.events import FellBack, TurnFinished
 from sim.entropy import Streams
-from sim.expectations import MEASURES, Evidence, Window
+from sim.evidence import Evidence, Window
 from sim.journal import Audited, ClientArrived, ClientFinished, ClientRetried
+from sim.measures import MEASURES
 from sim.verdict import Status
 from sim.workload import POLITE_WAIT_S_MAX, Replay, Retries, Row
 from sim.world import rehearse

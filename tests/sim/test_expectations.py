@@ -5,8 +5,10 @@ import math
 import pytest
 
 from orchestra.events import TurnStarted, UnexpectedError
-from sim.expectations import Evidence, Expectation, judge, percentile
+from sim.evidence import Evidence
+from sim.expectations import Expectation, judge
 from sim.journal import Audited, ClientArrived, ClientFinished, Journal, ProviderCallStarted
+from sim.measures import percentile
 from sim.quantities import comparison, count, duration, share
 from sim.verdict import Status, reach
 

@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from sim.compare import unguarded
-from sim.expectations import MEASURES, Evidence, Window
+from sim.evidence import Evidence, Window
 from sim.journal import ClientArrived, ProviderCallStarted
+from sim.measures import MEASURES
 from sim.scenario import load
 from sim.verdict import Status
 from sim.world import rehearse

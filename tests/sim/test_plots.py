@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from orchestra.events import BreakerChanged, CallFinished, CallRetried, FellBack, OperatorActed
 from sim import plots
-from sim.expectations import Evidence, percentile
+from sim.evidence import Evidence
 from sim.journal import (
     ClientArrived,
     ClientFinished,
@@ -25,6 +25,7 @@ from sim.journal import (
     ProviderCallStarted,
     RunStarted,
 )
+from sim.measures import percentile
 from sim.scenario import parse
 from sim.world import rehearse
 

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from orchestra.events import CallHedged, CallRetried, FellBack, OperatorActed
-from sim.expectations import LEVELS
+from sim.evidence import LEVELS
 from sim.timeline import ACTS_SHOWN_MAX, ASCII, HELP_SHOWN_MAX, UNICODE, render
 from sim.verdict import reach
 from sim.world import Run
