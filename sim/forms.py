@@ -364,18 +364,18 @@ class TableForm(Form):
     """A mapping of free keys to plain values and to mappings like itself, whose meaning somebody else checks."""
 
     def __init__(self, table: Table) -> None:
-        self._table = table
+        self.table = table
         self._scalar = ScalarForm(_plain, {})
         self._list = SequenceForm(_text_form())
 
     def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
         before = len(reading.problems)
-        values = dict(self._flat(reading, node, path, ""))
-        for below, message in self._table.problems(values):
+        values = dict(self.flat(reading, node, path, ""))
+        for below, message in self.table.problems(values):
             reading.report(_join(path, below) if below else path, message)
         return values if len(reading.problems) == before else MISSING
 
-    def _flat(self, reading: Reading, node: yaml.Node, path: str, below: str) -> Iterator[tuple[str, Plain]]:
+    def flat(self, reading: Reading, node: yaml.Node, path: str, below: str) -> Iterator[tuple[str, Plain]]:
         """Yield what stands at `node` by its path below the table's own."""
         if not isinstance(node, yaml.MappingNode):
             reading.report(path, "write a mapping here", node)
@@ -386,7 +386,7 @@ class TableForm(Form):
             if "." in key:
                 reading.report(here, "a key is one word: write what follows the dot as a mapping below it", value_node)
             elif isinstance(value_node, yaml.MappingNode):
-                yield from self._flat(reading, value_node, here, inside)
+                yield from self.flat(reading, value_node, here, inside)
             elif isinstance(value_node, yaml.SequenceNode):
                 if (words := self._list.read(reading, value_node, here)) is not MISSING:
                     yield inside, ",".join(words)
@@ -394,7 +394,7 @@ class TableForm(Form):
                 yield inside, value
 
     def schema(self, definitions: Json) -> Json:
-        schema = self._table.schema()
+        schema = self.table.schema()
         definitions |= schema.pop("$defs", {})
         return schema
 
