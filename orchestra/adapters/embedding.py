@@ -12,10 +12,11 @@ TRIGRAM_WEIGHT = 0.3
 """A trigram's weight beside a whole word's 1: brings `sailor` near `sail`, and too little to tie unrelated words."""
 
 TERMS_REMEMBERED_MAX = 10_000
-"""Terms whose hashes are kept: conversations use the same few thousand words again and again."""
+"""Words and terms of which stems and hashes are kept: conversations use the same few thousand again and again."""
 
-TEXTS_REMEMBERED_MAX = 100
-"""Texts whose vectors are kept: a turn's message is embedded to recall, and again to be remembered."""
+TEXTS_REMEMBERED_MAX = 1_000
+"""Texts whose vectors are kept: a turn's message is embedded to recall and again to be remembered, and many turns run
+at once. A vector of a usual message takes about 3 kB: its zeros are one and the same object."""
 
 _WORD = re.compile(r"[^\W_]+")
 _STOP_WORDS = frozenset(
@@ -33,6 +34,7 @@ def terms(text: str) -> list[str]:
     return [_stem(word) for word in words if word not in _STOP_WORDS] or words
 
 
+@lru_cache(TERMS_REMEMBERED_MAX)
 def _stem(word: str) -> str:
     """Cut the commonest English endings, so that `sails`, `sailed` and `sailing` meet `sail`."""
     for ending in ("s", "ing", "ed", "e"):
@@ -58,13 +60,17 @@ class HashingEmbedder:
 
 @lru_cache(TEXTS_REMEMBERED_MAX)
 def _embedded(text: str) -> tuple[float, ...]:
-    vector = [0.0] * limits.EMBEDDING_DIMENSIONS
+    sums: dict[int, float] = {}  # of the components that a term adds to, which are few
     for term in terms(text):
         for component, weight in _weights(term):
-            vector[component] += weight
-    norm = math.hypot(*vector)
-    # Nothing to hash (or, in theory, all of it cancelled): a fixed unit vector, since every store wants one.
-    return tuple([each / norm for each in vector]) if norm else _EMPTY
+            sums[component] = sums.get(component, 0.0) + weight
+    norm = math.hypot(*sums.values())
+    if not norm:  # nothing to hash (or, in theory, all of it cancelled), and yet every store wants a unit vector
+        return _EMPTY
+    vector = [0.0] * limits.EMBEDDING_DIMENSIONS
+    for component, weight in sums.items():
+        vector[component] = weight / norm
+    return tuple(vector)
 
 
 @lru_cache(TERMS_REMEMBERED_MAX)

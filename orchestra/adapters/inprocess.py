@@ -5,10 +5,10 @@ service never runs on them. Structs are frozen: what is stored needs no copy.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import nsmallest
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 from math import floor
-from operator import mul
+from operator import itemgetter, mul
 from typing import NamedTuple
 
 from msgspec.structs import astuple, replace
@@ -177,11 +177,31 @@ class InProcessConversations:
         """Return at once."""
 
 
+class _Remembered(NamedTuple):
+    """A memory, and what of its vector is not zero: which components, as one look into another vector, and they."""
+
+    memory: Memory
+    same_components: Callable[[Sequence[float]], tuple[float, ...]]
+    components: tuple[float, ...]
+
+    @classmethod
+    def of(cls, memory: Memory) -> "_Remembered":
+        vector = memory.embedding
+        # twice the first one where there is only one: `itemgetter` gives a tuple for two or more
+        places = tuple(compress(range(len(vector)), vector)) or (0,)
+        return cls(memory, itemgetter(places[0], *places), (0.0, *compress(vector, vector)))
+
+    def cosine(self, vector: Sequence[float]) -> float:
+        """Return the cosine with another unit vector, which is their dot product."""
+        products: Iterable[float] = map(mul, self.same_components(vector), self.components)
+        return sum(products)
+
+
 class InProcessMemories:
     """Memories by owner; recall compares with every memory of that owner, so it is exact."""
 
     def __init__(self) -> None:
-        self._owners: dict[str, list[Memory]] = {}
+        self._owners: dict[str, list[_Remembered]] = {}
         self._owner_of: dict[str, str] = {}
 
     async def remember(self, memory: Memory) -> None:
@@ -189,26 +209,23 @@ class InProcessMemories:
         check_embedding(memory.embedding)
         if memory.id not in self._owner_of:
             self._owner_of[memory.id] = memory.owner
-            self._owners.setdefault(memory.owner, []).append(memory)
+            self._owners.setdefault(memory.owner, []).append(_Remembered.of(memory))
 
     async def recall(self, owner: str, embedding: tuple[float, ...], *, limit: int) -> tuple[Recollection, ...]:
         """Return the `limit` memories of `owner` nearest to `embedding`, nearest first, ties by id."""
         check_embedding(embedding)
-        # The cosine of unit vectors is their dot product.
-        ranked = ((-sum(map(mul, each.embedding, embedding)), each.id, each.text) for each in self._owned(owner))
-        return tuple(Recollection(text, similarity(-distance)) for distance, _, text in nsmallest(limit, ranked))
+        remembered = self._owners.get(owner, ())
+        ranked = sorted([(-each.cosine(embedding), each.memory.id, each.memory.text) for each in remembered])
+        return tuple([Recollection(text, similarity(-distance)) for distance, _, text in ranked[:limit]])
 
     async def forget(self, memory_ids: Sequence[str]) -> None:
         """Forget the memories of these ids."""
         for memory_id in memory_ids:
             if (owner := self._owner_of.pop(memory_id, None)) is not None:
-                self._owners[owner] = [each for each in self._owners[owner] if each.id != memory_id]
+                self._owners[owner] = [each for each in self._owners[owner] if each.memory.id != memory_id]
 
     async def ping(self) -> None:
         """Return at once."""
-
-    def _owned(self, owner: str) -> list[Memory]:
-        return self._owners.get(owner, [])
 
 
 class InProcessFleet:

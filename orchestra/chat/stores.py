@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from orchestra.errors import StoreUnavailable, kind_of
 from orchestra.events import Hook, StoreFinished
+from orchestra.resilience.deadline import Watchdog
 
 T = TypeVar("T")
 
@@ -24,6 +25,11 @@ class StoreCalls:
     def __init__(self, hook: Hook, seconds_max: float) -> None:
         self._hook = hook
         self._seconds_max = seconds_max
+        self._watchdog = Watchdog()
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        self._watchdog.close()
 
     async def __call__(self, target: str, correlation_id: str, call: Coroutine[Any, Any, T]) -> T:
         """Await `call`.
@@ -33,21 +39,25 @@ class StoreCalls:
         StoreUnavailable
             The store did not answer in time, or said itself that it cannot.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        error = ""
+        now = asyncio.get_running_loop().time
+        started = now()
+        watch = self._watchdog.enter(started + self._seconds_max)
         try:
-            try:
-                async with asyncio.timeout(self._seconds_max):
-                    return await call
-            except TimeoutError as timeout:
-                raise StoreUnavailable(
-                    f"the {target} store did not answer within {self._seconds_max:g} s: try again",
-                    retry_after_seconds=1,
-                ) from timeout
+            result = await call
         except BaseException as raised:
-            error = kind_of(raised)
+            late = self._watchdog.leave(watch, raised)
+            error = self._too_slow(target) if late else raised
+            ended = now()
+            self._hook(StoreFinished(ended, correlation_id, target, kind_of(error), ended - started))
+            if late:
+                raise error from raised
             raise
-        finally:
-            now = loop.time()
-            self._hook(StoreFinished(now, correlation_id, target, error, now - started))
+        self._watchdog.leave(watch)
+        ended = now()
+        self._hook(StoreFinished(ended, correlation_id, target, "", ended - started))
+        return result
+
+    def _too_slow(self, target: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the {target} store did not answer within {self._seconds_max:g} s: try again", retry_after_seconds=1
+        )

@@ -363,6 +363,7 @@ def test_a_turn_that_failed_runs_again_under_its_key_and_above_its_numbers() -> 
                 await watch.reply()
         second = brief(await followed(await there.say(key="k")))
         assert second == [(each + SEQS_PER_RUN, text) for each, text in first]
+        await asyncio.sleep(1)  # until it has ended here, too, where it is followed
         third = await here.say(key="k")
         base = 2 * SEQS_PER_RUN
         assert brief(await followed(third)) == [(each + base, text) for each, text in WHOLE]
