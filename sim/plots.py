@@ -2,9 +2,8 @@
 
 A third one compares runs by their goodput: whether they recover once a fault has ended.
 
-Plain `Figure` objects, never pyplot: its global state would leak between notebooks, threads and tests. Colours are
-Okabe and Ito's (2008), told apart by the colour-blind; what must differ also differs in lightness, hatch or dash, so
-that a grey print can be read too. The number of things drawn is bounded, whatever the number of turns.
+Plain `Figure` objects, never pyplot: its global state would leak between notebooks, threads and tests. The number of
+things drawn is bounded, whatever the number of turns.
 """
 
 from __future__ import annotations
@@ -15,12 +14,34 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from orchestra.events import BreakerChanged, CallFinished
 from sim.evidence import ALL_FAULTS, LEVELS, Evidence, Window, help_of
+from sim.ink import (
+    BLUE,
+    HATCH,
+    INK,
+    LABEL_CHARS_MAX,
+    LEGEND,
+    LINES,
+    MUTED,
+    ORANGE,
+    SHADES_MAX,
+    SKY,
+    VERMILLION,
+    WIDTH_IN,
+    YELLOW,
+    duration_scale,
+    legend,
+    narrow,
+    short,
+    tidy,
+    time_axis,
+)
 from sim.journal import FaultStarted, Journal, ProviderCallEnded, ProviderCallOutlived, RunStarted
 from sim.measures import MEASURES
 from sim.quantities import show_duration, show_share
@@ -30,37 +51,26 @@ if TYPE_CHECKING:
 
     from sim.world import Run
 
-WIDTH_IN = 10.0
-NARROW_IN = 7.0
-LEGEND_LINE_PT = 22
 BUCKETS_MAX = 120
 GOODPUT_PARTS_MAX = 30
 BUCKET_WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600)
-TICK_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
-TICKS_MAX = 11
 LANES_MAX = 8
-SHADES_MAX = 200
 CURVE_POINTS = 200
+HEAT_PARTS_MAX, HEAT_ROWS = 80, 36
+HEAT_FLOOR_S = 1e-4
+HEAT_COLOURS = "Blues"  # one hue, told apart by lightness alone; dark is many
+HEAT_PALEST = 0.5  # of one turn: what is drawn must stand out from white
 ROUNDING_S = 5e-6
-LABEL_CHARS_MAX = 32
-
-INK = "#3b3b3b"
-MUTED = "#8a8a8a"
-SKY, BLUE, YELLOW, VERMILLION, ORANGE = "#56b4e9", "#0072b2", "#f0e442", "#d55e00", "#e69f00"
-
-HATCH = {"hatch": "///", "edgecolor": "#7a6f00"}
 
 OUTCOMES: dict[str, dict[str, Any]] = {
     "answered": {"facecolor": SKY},
     "failed": {"facecolor": VERMILLION},
     "shed": {"facecolor": YELLOW, **HATCH},
 }
-LINES = ((BLUE, "-"), (VERMILLION, "--"), (ORANGE, "-."), (INK, ":"))
 LEVEL_COLOURS = dict(zip(LEVELS, (SKY, YELLOW, ORANGE, VERMILLION, INK), strict=True))
 STATES = {"CLOSED": SKY, "HALF_OPEN": YELLOW, "OPEN": VERMILLION}
 PHASES = {"before": (BLUE, "-"), "during": (VERMILLION, "--"), "after": (ORANGE, "-.")}
 WORDS = {"before": "before the faults", "during": "during the faults", "after": "after the faults"}
-DURATIONS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 3600)
 
 
 class Buckets(NamedTuple):
@@ -135,7 +145,7 @@ def timeline(source: Run | Journal, *, width: float = WIDTH_IN, heading: bool = 
     if "helped" in panels:
         _draw_helped(panels["helped"], buckets)
     _draw_provider(panels["provider"], buckets)
-    _time_axis(panels["provider"], buckets.edges[-1])
+    time_axis(panels["provider"], buckets.edges[-1])
     if heading:
         figure.suptitle(_heading(evidence), x=0.012, ha="left", color=INK, weight="bold", size=12, parse_math=False)
     return figure
@@ -163,12 +173,12 @@ def answered_within(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure
         times, shares = _cumulative(latencies, longest)
         label = f"{WORDS.get(name, name)}: {show_share(float(np.isfinite(latencies).mean()))} answered"
         axes.plot(times, shares, color=colour, linestyle=dash, linewidth=2, label=label)
-    _duration_scale(axes, "x", [curve[np.isfinite(curve)] for curve in curves.values()])
+    duration_scale(axes, "x", [curve[np.isfinite(curve)] for curve in curves.values()])
     axes.set(ylim=(0, 1.02), xlabel="time from arrival to the whole answer")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
-    _tidy(axes, "Share of all arrivals answered within a time")
+    tidy(axes, "Share of all arrivals answered within a time")
     if curves:
-        figure.legend(loc="outside lower left", ncols=1 if _narrow(axes) else 3, **_LEGEND)
+        figure.legend(loc="outside lower left", ncols=1 if narrow(axes) else 3, **LEGEND)
     return figure
 
 
@@ -205,15 +215,66 @@ def goodput(runs: Mapping[str, Run | Journal], *, width: float = WIDTH_IN) -> Fi
             colour, dash = LINES[index % len(LINES)]
             values = [MEASURES[measure].of(evidence, Window(*span)) for span in pairwise(edges)]
             middle = (edges[:-1] + edges[1:]) / 2
-            axes.plot(middle, values, color=colour, linestyle=dash, linewidth=2, label=_short(name, LABEL_CHARS_MAX))
+            axes.plot(middle, values, color=colour, linestyle=dash, linewidth=2, label=short(name, LABEL_CHARS_MAX))
         axes.set_ylim(bottom=0)
     top.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
     below.yaxis.set_major_locator(MaxNLocator(4))
     part = show_duration(float(edges[1] - edges[0]))
-    _tidy(top, f"Goodput: turns answered, by turns that arrived, in each {part}")
-    _tidy(below, "Attempts of clients, by turns that arrived")
-    _legend(top)
-    _time_axis(below, edges[-1])
+    tidy(top, f"Goodput: turns answered, by turns that arrived, in each {part}")
+    tidy(below, "Attempts of clients, by turns that arrived")
+    legend(top)
+    time_axis(below, edges[-1])
+    return figure
+
+
+def latency_heat(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure:
+    """Draw how many turns that arrived in each part of a run were answered after how long; those never answered on top.
+
+    Percentiles hide that there are two kinds of turns, quick ones and slow ones; here they are two bands (Gregg,
+    "Visualizing System Latency", ACM Queue 2010).
+
+    Parameters
+    ----------
+    source : Run or Journal
+    width : float
+        Inches.
+
+    Returns
+    -------
+    Figure
+        Its axes are labelled ``unanswered`` and ``latency_heat``.
+    """
+    evidence = Evidence(source if isinstance(source, Journal) else source.journal)
+    edges = _edges(_end(evidence), HEAT_PARTS_MAX)
+    at = np.array([turn.at for turn in evidence.sent])
+    seconds = np.array([turn.seconds for turn in evidence.sent])
+    answered = np.array([turn.outcome == "answered" for turn in evidence.sent], dtype=bool)
+    took = np.maximum(seconds[answered], HEAT_FLOOR_S)
+    rows = np.geomspace(took.min(initial=1.0) / 1.05, took.max(initial=1.0) * 1.05, HEAT_ROWS + 1)
+    counts, _, _ = np.histogram2d(at[answered], took, (edges, rows))
+    figure = Figure(figsize=(width, 4.4), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=(0.7, 3))
+    top = figure.add_subplot(grid[0, 0], label="unanswered")
+    axes = figure.add_subplot(grid[1, 0], label="latency_heat", sharex=top)
+    top.tick_params(bottom=False, labelbottom=False)
+    top.stairs(np.histogram(at[~answered], edges)[0], edges, fill=True, color=VERMILLION, linewidth=0)
+    top.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    for _, start, end in list(evidence.faults.values())[:SHADES_MAX]:
+        top.axvspan(start, min(end, edges[-1]), color=MUTED, alpha=0.16, linewidth=0, zorder=0)
+        axes.axvspan(start, min(end, edges[-1]), facecolor="none", edgecolor=MUTED, linewidth=1, linestyle=":")
+    shown = np.ma.masked_equal(counts.T, 0)
+    norm = LogNorm(vmin=HEAT_PALEST, vmax=max(2, counts.max()))
+    mesh = axes.pcolormesh(edges, rows, shown, cmap=HEAT_COLOURS, norm=norm)
+    duration_scale(axes, "y", [took])
+    axes.set_ylim(rows[0], rows[-1])
+    part = show_duration(float(edges[1] - edges[0]))
+    tidy(top, f"Turns in each {part} that got no answer")
+    tidy(axes, f"Turns answered, by when they arrived and how long that took, in each {part}")
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=30, format="%d", ticks=[1, 2, 5, 10, 20, 50, 100, 200, 500])
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    time_axis(axes, edges[-1])
     return figure
 
 
@@ -341,15 +402,9 @@ def _cumulative(latencies: NDArray[np.float64], longest: float) -> tuple[NDArray
 def _heading(evidence: Evidence) -> str:
     counts = {name: sum(turn.outcome == name for turn in evidence.sent) for name in OUTCOMES}
     started = next((entry for entry in evidence.journal if isinstance(entry, RunStarted)), None)
-    name = _short(started.scenario, 60) if started else "run"
+    name = short(started.scenario, 60) if started else "run"
     answered, failed, shed = counts.values()
     return f"{name}: {answered:,} of {len(evidence.sent):,} turns answered, {failed:,} failed, {shed:,} shed"
-
-
-def _short(text: str, most: int) -> str:
-    """Return `text` on one line of at most `most` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 # --- panels -------------------------------------------------------------------------------------------------------
@@ -386,7 +441,7 @@ def _draw_faults(axes: Axes, evidence: Evidence, end: float) -> None:
         axes.broken_barh([(start, shown - start)], (lane - 0.4, 0.8), color=MUTED, linewidth=0)
         where, side = (shown, "left") if start + shown < 1.4 * end else (start, "right")
         axes.annotate(
-            _short(whats[number], LABEL_CHARS_MAX),
+            short(whats[number], LABEL_CHARS_MAX),
             (where, lane),
             xytext=(5 if side == "left" else -5, 0),
             textcoords="offset points",
@@ -397,7 +452,7 @@ def _draw_faults(axes: Axes, evidence: Evidence, end: float) -> None:
             parse_math=False,
         )
     more = len(evidence.faults) - len(lanes)
-    _tidy(axes, "Faults" + (f" (and {more} more, shaded below)" if more else ""))
+    tidy(axes, "Faults" + (f" (and {more} more, shaded below)" if more else ""))
     axes.set_ylim(len(lanes) - 0.5, -0.5)
     axes.yaxis.set_major_locator(NullLocator())
 
@@ -412,17 +467,17 @@ def _draw_turns(axes: Axes, buckets: Buckets) -> None:
         axes.stairs(buckets.attempts, buckets.edges, color=INK, linewidth=1, label="attempts")
     axes.set_ylim(0, max(1.0, 1.25 * max(floor.max(initial=0), buckets.attempts.max(initial=0))))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    _tidy(axes, f"Turns that arrived in each {show_duration(buckets.width)}, by how they ended")
-    _legend(axes)
+    tidy(axes, f"Turns that arrived in each {show_duration(buckets.width)}, by how they ended")
+    legend(axes)
 
 
 def _draw_latency(axes: Axes, buckets: Buckets) -> None:
     middle = (buckets.edges[:-1] + buckets.edges[1:]) / 2
     for name, values, colour, dash in (("p95", buckets.p95, VERMILLION, "--"), ("p50", buckets.p50, BLUE, "-")):
         axes.plot(middle, values, color=colour, linestyle=dash, marker=".", markersize=4, linewidth=1.5, label=name)
-    _duration_scale(axes, "y", [buckets.p50[np.isfinite(buckets.p50)], buckets.p95[np.isfinite(buckets.p95)]])
-    _tidy(axes, "Latency of the answered turns, by when they arrived")
-    _legend(axes)
+    duration_scale(axes, "y", [buckets.p50[np.isfinite(buckets.p50)], buckets.p95[np.isfinite(buckets.p95)]])
+    tidy(axes, "Latency of the answered turns, by when they arrived")
+    legend(axes)
 
 
 def _draw_breakers(axes: Axes, states: dict[str, list[tuple[float, float, str]]]) -> None:
@@ -431,10 +486,10 @@ def _draw_breakers(axes: Axes, states: dict[str, list[tuple[float, float, str]]]
             bars = [(start, stop - start) for start, stop, each in spans if each == state]
             axes.broken_barh(bars, (lane - 0.4, 0.8), facecolor=colour, linewidth=0, label=f"{lane} {state}")
     axes.set_ylim(len(states) - 0.5, -0.5)
-    axes.set_yticks(range(len(states)), [_short(name, LABEL_CHARS_MAX) for name in states], parse_math=False)
+    axes.set_yticks(range(len(states)), [short(name, LABEL_CHARS_MAX) for name in states], parse_math=False)
     axes.tick_params(axis="y", length=0)
-    _tidy(axes, "Circuit breakers")
-    _legend(axes, handles=[Patch(facecolor=colour, label=state) for state, colour in STATES.items()])
+    tidy(axes, "Circuit breakers")
+    legend(axes, handles=[Patch(facecolor=colour, label=state) for state, colour in STATES.items()])
 
 
 def _draw_levels(axes: Axes, evidence: Evidence, end: float) -> None:
@@ -448,8 +503,8 @@ def _draw_levels(axes: Axes, evidence: Evidence, end: float) -> None:
     axes.set_ylim(0.5, -0.5)
     axes.yaxis.set_major_locator(NullLocator())
     spent = evidence.time_in_levels()
-    _tidy(axes, "Degradation level")
-    _legend(
+    tidy(axes, "Degradation level")
+    legend(
         axes,
         handles=[
             Patch(facecolor=LEVEL_COLOURS[level], label=f"{level} {show_duration(seconds)}")
@@ -461,11 +516,11 @@ def _draw_levels(axes: Axes, evidence: Evidence, end: float) -> None:
 
 def _draw_helped(axes: Axes, buckets: Buckets) -> None:
     for (name, counts), (colour, dash) in zip(buckets.helped.items(), LINES, strict=False):
-        axes.stairs(counts, buckets.edges, color=colour, linestyle=dash, linewidth=1.5, label=_short(name, 20))
+        axes.stairs(counts, buckets.edges, color=colour, linestyle=dash, linewidth=1.5, label=short(name, 20))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    _tidy(axes, f"Retries, hedges and fallbacks in each {show_duration(buckets.width)}")
-    _legend(axes, columns=4)
+    tidy(axes, f"Retries, hedges and fallbacks in each {show_duration(buckets.width)}")
+    legend(axes, columns=4)
 
 
 def _draw_provider(axes: Axes, buckets: Buckets) -> None:
@@ -475,78 +530,5 @@ def _draw_provider(axes: Axes, buckets: Buckets) -> None:
     axes.stairs(top, buckets.edges, baseline=buckets.serving, fill=True, linewidth=0, **waiting)
     axes.set_ylim(0, max(1.0, 1.25 * top.max(initial=0)))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    _tidy(axes, f"Calls at the provider, the most at once in each {show_duration(buckets.width)}")
-    _legend(axes)
-
-
-# --- axes ---------------------------------------------------------------------------------------------------------
-
-
-def _title(axes: Axes, text: str, pad: float | None = None) -> None:
-    axes.set_title(text, loc="left", size=10, color=INK, pad=pad)
-
-
-def _tidy(axes: Axes, title: str) -> None:
-    _title(axes, title)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.xaxis.label.set(color=INK, size=9)
-    for side, spine in axes.spines.items():
-        spine.set(visible=side == "bottom", color=MUTED)
-    axes.grid(axis="y", color=MUTED, alpha=0.35, linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _legend(axes: Axes, columns: int = 3, **what: Any) -> None:
-    """Put the legend where it covers nothing: at the end of the title's line, or between title and panel if narrow."""
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.005, 1.0)}
-    if _narrow(axes):
-        columns = min(columns, 3)
-        place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0)}
-        _title(axes, axes.get_title("left"), pad=LEGEND_LINE_PT)
-    axes.legend(ncols=columns, **place, **_LEGEND, **what)
-
-
-_LEGEND: dict[str, Any] = {
-    "frameon": False,
-    "fontsize": 9,
-    "labelcolor": INK,
-    "handlelength": 1.8,
-    "borderaxespad": 0.1,
-}
-
-
-def _narrow(axes: Axes) -> bool:
-    figure = axes.get_figure(root=True)
-    return figure is not None and figure.get_figwidth() < NARROW_IN
-
-
-def _duration_scale(axes: Axes, which: str, values: list[NDArray[np.float64]]) -> None:
-    """Make an axis logarithmic in seconds, with ticks that a person would write."""
-    found = np.concatenate([*values, np.empty(0)])
-    found = found[found > 0]
-    low, high = (found.min() / 1.3, found.max() * 1.3) if len(found) else (0.1, 10.0)
-    getattr(axes, f"set_{which}scale")("log")
-    getattr(axes, f"set_{which}lim")(low, high)
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_ticks([tick for tick in DURATIONS_S if low <= tick <= high])
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda seconds, _: show_duration(seconds)))
-
-
-def _time_axis(axes: Axes, end: float) -> None:
-    """Label the shared axis in minutes and seconds, or hours and minutes for a long run."""
-    ticks = TICKS_MAX // 2 if _narrow(axes) else TICKS_MAX
-    step = next((step for step in TICK_STEPS_S if end / step <= ticks), end / ticks)
-    axes.set_xlim(0, end)
-    axes.xaxis.set_major_locator(MultipleLocator(step))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
-    axes.set_xlabel("time from the run's start " + ("(minutes:seconds)" if end < 3600 else "(hours:minutes:seconds)"))
-
-
-def clock(seconds: float) -> str:
-    """Write a moment of a run: ``3:05``, from an hour on ``1:03:05``; ``the end`` where none is known."""
-    if not np.isfinite(seconds):
-        return "the end"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    tidy(axes, f"Calls at the provider, the most at once in each {show_duration(buckets.width)}")
+    legend(axes)

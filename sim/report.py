@@ -19,7 +19,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from sim import plots
+from sim import ink, plots
 from sim.evidence import WHOLE_RUN, Evidence
 from sim.journal import FaultEnded
 from sim.quantities import show_duration, show_factor, show_share
@@ -136,7 +136,7 @@ def _expectations(run: Run, evidence: Evidence) -> str:
     for result in run.verdict.results:
         kind, subject = run.scenario.expectations[result.index].window
         span = evidence.window(kind, subject if kind != "always" else WHOLE_RUN)
-        where = "-" if span is None else f"{plots.clock(span.start)}–{plots.clock(span.end)}"
+        where = "-" if span is None else f"{ink.clock(span.start)}–{ink.clock(span.end)}"
         sign = '<span class="yes">held</span>' if result.held else '<span class="no">failed</span>'
         note = " (baseline)" if result.baseline else ""
         rows.append((sign, _text(result.text + note), _text(result.measured), where))
@@ -152,7 +152,7 @@ def _timeline_words(run: Run, evidence: Evidence) -> str:
     opened = [change for change in evidence.changes if change.after == "OPEN"]
     if opened:
         times = "once, " if len(opened) == 1 else f"{len(opened):,} times, first "
-        words.append(f"Breakers opened {times}{opened[0].breaker} at {plots.clock(opened[0].at)}.")
+        words.append(f"Breakers opened {times}{opened[0].breaker} at {ink.clock(opened[0].at)}.")
     if evidence.faults:
         words.append("Shaded: while a fault was in force.")
     return " ".join(words)
@@ -201,9 +201,9 @@ def _faults(verdict: Verdict, evidence: Evidence) -> str:
     rows = []
     for fault in verdict.faults:
         _, start, end = evidence.faults[fault.fault]
-        until = plots.clock(end) if fault.fault in ended else "never lifted"
+        until = ink.clock(end) if fault.fault in ended else "never lifted"
         touched = f"{fault.touched:,}" if fault.touched else '<span class="no">0: it proved nothing</span>'
-        rows.append((_text(fault.what), f"<code>{_text(fault.kind)}</code>", plots.clock(start), until, touched))
+        rows.append((_text(fault.what), f"<code>{_text(fault.kind)}</code>", ink.clock(start), until, touched))
     heads = ("Fault", "Kind", "From", "To", "Operations changed")
     return _table("Each fault and how many operations it changed", heads, _bounded(rows), numbers=(2, 3, 4))
 
@@ -215,7 +215,7 @@ def _breakers(evidence: Evidence) -> str:
     for change in evidence.changes:
         after = f'<span class="{STATE_CLASSES.get(change.after, "")}">{_text(change.after)}</span>'
         name = f"<code>{_text(change.breaker)}</code>"
-        rows.append((plots.clock(change.at), name, f"{_text(change.before)} → {after}", _text(change.reason)))
+        rows.append((ink.clock(change.at), name, f"{_text(change.before)} → {after}", _text(change.reason)))
     heads = ("At", "Breaker", "State", "Reason")
     return _table("Every change of state and why", heads, _bounded(rows), numbers=(0,))
 
@@ -231,7 +231,7 @@ def _levels(evidence: Evidence) -> str:
     for change in evidence.levels:
         health = "-" if change.health is None else f"{change.health:.0f} %"
         step = f"{_text(change.before)} → {_level(change.after)}"
-        rows.append((plots.clock(change.at), step, health, _text(change.reason)))
+        rows.append((ink.clock(change.at), step, health, _text(change.reason)))
     heads = ("At", "Level", "Health", "Reason")
     return _table("Time in each level", ("Level", "Time", "Share"), spent, numbers=(1, 2)) + _table(
         "Every step and why", heads, _bounded(rows), numbers=(0,)
@@ -248,7 +248,7 @@ def _helped(evidence: Evidence) -> str:
         for (target, what), count in evidence.help_counts().items()
     ]
     acts = [
-        (plots.clock(act.at), f"<code>{_text(act.target)}</code>", _text(act.action), _text(act.reason))
+        (ink.clock(act.at), f"<code>{_text(act.target)}</code>", _text(act.action), _text(act.reason))
         for act in evidence.operated
     ]
     tables = []
@@ -329,7 +329,7 @@ def _table(
 
 def _figure(name: str, draw: Callable[[float], Figure], caption: str) -> str:
     """Return the figure twice, for wide and for narrow windows; style shows one of them."""
-    wide = _svg(draw(plots.WIDTH_IN), f"{name}-wide", caption)
+    wide = _svg(draw(ink.WIDTH_IN), f"{name}-wide", caption)
     narrow = _svg(draw(NARROW_IN), f"{name}-narrow", caption)
     return (
         f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
@@ -350,7 +350,7 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     text = text.replace("xlink:href=", "href=")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
     text = re.sub(r"(font-family: |font: [\w. ]*px )[^;\"]*", r"\1var(--sans)", text)
-    text = text.replace(plots.INK, "var(--ink)").replace(plots.MUTED, "var(--muted)").replace(plots.BLUE, "var(--blue)")
+    text = text.replace(ink.INK, "var(--ink)").replace(ink.MUTED, "var(--muted)").replace(ink.BLUE, "var(--blue)")
     text = re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{_text(label)}">', text, count=1
     )

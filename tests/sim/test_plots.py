@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from orchestra.events import BreakerChanged, CallFinished, CallRetried, FellBack, OperatorActed
-from sim import plots
+from sim import ink, plots
 from sim.evidence import Evidence
 from sim.journal import (
     ClientArrived,
@@ -178,7 +178,7 @@ def test_faults_are_named_and_shaded_through_all_panels(panels, journal):
 def test_time_is_written_as_clocks_are(panels):
     axis = panels.provider.xaxis
     assert [axis.get_major_formatter()(value) for value in (0, 30, 90)] == ["0:00", "0:30", "1:30"]
-    assert plots.clock(3723) == "1:02:03"
+    assert ink.clock(3723) == "1:02:03"
     assert panels.provider.get_xlim() == (0, 90)
 
 
@@ -267,6 +267,19 @@ def test_goodput_and_amplification_of_several_runs_stand_on_one_axis_of_time(sto
         assert [(shade.get_x(), shade.get_x() + shade.get_width()) for shade in axes.patches] == [(20.0, 40.0)]
 
 
+def test_the_heat_map_holds_every_turn_once_answered_by_its_latency_others_above(run, journal):
+    drawn = axes_of(rendered(plots.latency_heat(run)))
+    (mesh,) = (each for each in drawn.latency_heat.collections if hasattr(each, "get_coordinates"))
+    rows = mesh.get_coordinates()[:, 0, 1]
+    held = np.ma.filled(mesh.get_array().reshape(len(rows) - 1, -1), 0)
+    took = [entry.seconds for entry in of(journal, ClientFinished) if entry.outcome == "answered"]
+    assert held.sum(axis=1).tolist() == np.histogram(took, rows)[0].tolist()
+    assert held.sum() == len(took)
+    unanswered, edges = steps_of(drawn.unanswered)
+    assert sum(next(iter(unanswered.values()))) == len(of(journal, ClientFinished)) - len(took) > 0
+    assert len(edges) <= plots.HEAT_PARTS_MAX + 1
+
+
 def test_a_run_without_faults_has_no_fault_panel_and_one_curve(story):
     calm = story(turns=[(at, "answered", 0.5) for at in range(50)])
     assert [axes.get_label() for axes in plots.timeline(calm).axes] == ["turns", "latency", "provider"]
@@ -284,6 +297,7 @@ def test_a_journal_with_nothing_in_it_is_drawn_empty(entries):
     journal = Journal(entries)
     assert rendered(plots.timeline(journal)).axes
     assert rendered(plots.answered_within(journal)).axes
+    assert rendered(plots.latency_heat(journal)).axes
 
 
 def test_a_fault_that_never_ended_is_drawn_to_the_end(story):
@@ -328,8 +342,9 @@ def test_what_is_drawn_is_bounded():
     assert len(counts["answered"]) <= plots.BUCKETS_MAX
     assert len(panels.breakers.get_yticks()) == len(panels.faults.texts) == plots.LANES_MAX
     assert "1992 more" in panels.faults.get_title("left")
-    assert len(panels.faults.patches) == plots.SHADES_MAX
+    assert len(panels.faults.patches) == ink.SHADES_MAX
     assert figure.get_figheight() < 16
+    rendered(plots.latency_heat(journal))
     assert len(plots.answered_within(journal).axes[0].lines[0].get_xdata()) <= plots.CURVE_POINTS + 1
 
 
