@@ -23,6 +23,7 @@ import itertools
 import logging
 import os
 import random
+import socket
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from typing import Any, cast
 from sim.clock import SimClock
 from sim.entropy import Stream, Streams
 from sim.loop import SimEnvironment
+from sim.sockets import SimSocket
 from sim.standins import StandIn, Swap, dictionary_of, forget_lookups
 
 COLLECT_EVERY_STEPS = 100_000
@@ -309,6 +311,7 @@ def _seed_of_bare_random(self: random.Random, a: Any = None, version: int = 2) -
 
 
 def _settle_process(isolation: Isolation, undo: ExitStack) -> None:
+    _replace_sockets(undo)
     _put(undo, threading.Thread, "start", _start)
     _put(undo, threading.Condition, "wait", _wait)
     _put(undo, sys, "dont_write_bytecode", True)
@@ -318,6 +321,25 @@ def _settle_process(isolation: Isolation, undo: ExitStack) -> None:
     undo.callback(_set_time_zone, os.environ.get("TZ"))
     _set_time_zone("UTC")
     _collect_at_fixed_steps(isolation.env, undo)
+
+
+def _replace_sockets(undo: ExitStack) -> None:
+    """Let `socket.socket` make simulated ones in a world with a network; as with datetime, the class stays the same."""
+    undo.callback(delattr, socket.socket, "__new__")
+    socket.socket.__new__ = _new_socket  # type: ignore[method-assign,assignment]
+
+
+def _new_socket(cls: type[socket.socket], *arguments: int, **named: int) -> socket.socket:
+    family, kind, _, fileno = (*arguments, *(None,) * 4)[:4]
+    family, kind, fileno = named.get("family", family), named.get("type", kind), named.get("fileno", fileno)
+    is_tcp = family in (None, -1, socket.AF_INET, socket.AF_INET6) and kind in (None, -1, socket.SOCK_STREAM)
+    isolation = _simulated()
+    if cls is socket.socket and is_tcp and fileno is None and isolation and isolation.env.loop.network is not None:
+        return _REAL_NEW_SOCKET(SimSocket)
+    return _REAL_NEW_SOCKET(cls)
+
+
+_REAL_NEW_SOCKET: Callable[[type[socket.socket]], socket.socket] = socket.socket.__new__
 
 
 def _set_time_zone(zone: str | None) -> None:
@@ -380,7 +402,9 @@ _REAL_START = threading.Thread.start
 _REAL_WAIT = threading.Condition.wait
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_NO_SOCKETS = "model the peer behind a port, or drive an app through sim.asgi"
+_NO_SOCKETS = (
+    "give the world a network (sim.network.Network), model the peer behind a port, or drive an app by sim.asgi"
+)
 _NO_PROCESSES = "model the other program as a SimPy process"
 _NO_FILES = "return the data, or allow the path: isolated(..., writable=[path])"
 _TRAPPED_PREFIXES = (("socket.", _NO_SOCKETS), ("subprocess.", _NO_PROCESSES), ("_thread.start", _NO_THREADS))

@@ -33,6 +33,8 @@ from simpy.core import EmptySchedule, StopSimulation
 from simpy.events import NORMAL, URGENT
 
 from sim.entropy import Streams
+from sim.netloop import NetworkMethods
+from sim.refusals import NotSimulated, refuse
 from sim.schedule import Fifo, Ready, Schedule
 
 T = TypeVar("T")
@@ -45,10 +47,6 @@ CANCELLED_TIMERS_MIN = 100  # compaction as in CPython's base_events
 CANCELLED_TIMERS_FRACTION = 0.5
 STACK_FRAMES_MAX = 32
 CULPRITS_MAX = 10
-
-
-class NotSimulated(NotImplementedError):
-    """Something the simulated loop does not do; the message names it and the cure."""
 
 
 class Deadlock(RuntimeError):
@@ -111,7 +109,10 @@ class SimEnvironment(simpy.Environment):
         steps_per_instant_max: int = STEPS_PER_INSTANT_MAX,
     ) -> None:
         super().__init__(initial_time)
-        self.loop = SimLoop(self, schedule or Fifo(), steps_per_instant_max)
+        self.loop = self._make_loop(schedule or Fifo(), steps_per_instant_max)
+
+    def _make_loop(self, schedule: Schedule, steps_per_instant_max: int) -> SimLoop:
+        return SimLoop(self, schedule, steps_per_instant_max)
 
     def schedule(self, event: simpy.Event, priority: Any = NORMAL, delay: float = 0) -> None:
         """Schedule `event` after `delay` seconds; `ValueError` if that is the past, for time never goes back."""
@@ -222,7 +223,7 @@ class SimEnvironment(simpy.Environment):
                 event.callbacks.remove(settle)
 
 
-class SimLoop(asyncio.BaseEventLoop):
+class SimLoop(NetworkMethods):
     """The loop of a `SimEnvironment`; made by it.
 
     A timer fires a tick after its deadline, never at it. Real loops are late too, and a library that compares
@@ -531,22 +532,10 @@ class SimLoop(asyncio.BaseEventLoop):
         self._timers_cancelled = 0
 
 
-def _refuse(name: str, cure: str) -> Callable[..., NoReturn]:
-    def refusal(_self: SimLoop, *_args: Any, **_options: Any) -> NoReturn:
-        raise NotSimulated(f"loop.{name} is not simulated; {cure}")
-
-    refusal.__name__ = name
-    refusal.__qualname__ = f"SimLoop.{name}"
-    refusal.__doc__ = f"Raise `NotSimulated`: {cure}."
-    return refusal
-
-
 _MODEL = "model the peer behind a port (sim.network, sim.provider, sim.stores), or drive an app through sim.asgi"
 _PROCESS = "model the other program as a SimPy process"
 _NO_POOL = "run_in_executor runs inline here, leave the default executor unset"
 NOT_SIMULATED = {
-    "create_connection": _MODEL,
-    "create_server": _MODEL,
     "create_unix_connection": _MODEL,
     "create_unix_server": _MODEL,
     "create_datagram_endpoint": _MODEL,
@@ -556,8 +545,6 @@ NOT_SIMULATED = {
     "subprocess_shell": _PROCESS,
     "subprocess_exec": _PROCESS,
     "sendfile": _MODEL,
-    "start_tls": _MODEL,
-    "getaddrinfo": _MODEL,
     "getnameinfo": _MODEL,
     "sock_recv": _MODEL,
     "sock_recv_into": _MODEL,
@@ -565,7 +552,6 @@ NOT_SIMULATED = {
     "sock_recvfrom_into": _MODEL,
     "sock_sendall": _MODEL,
     "sock_sendto": _MODEL,
-    "sock_connect": _MODEL,
     "sock_accept": _MODEL,
     "sock_sendfile": _MODEL,
     "add_reader": _MODEL,
@@ -575,7 +561,7 @@ NOT_SIMULATED = {
     "set_default_executor": _NO_POOL,
 }
 for _name, _cure in NOT_SIMULATED.items():
-    setattr(SimLoop, _name, _refuse(_name, _cure))
+    setattr(SimLoop, _name, refuse("loop", _name, _cure))
 
 
 def run(
