@@ -22,8 +22,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from orchestra.events import BreakerChanged, TurnFinished, TurnStarted, UnexpectedError
-from sim import journal as told
+from orchestra.events import BreakerChanged
 from sim.evidence import LEVELS, WHOLE_RUN, Evidence, Window
 from sim.journal import Journal
 from sim.measures import MEASURES, Measure
@@ -56,6 +55,9 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     goodput: Annotated[
         Comparison | None, Bound(SHARE), "turns whose answer came in the window, by those that arrived in it"
     ] = None
+    first_token_p95: Annotated[
+        Comparison | None, Bound(DURATION), "95th percentile of the time to an answer's first token"
+    ] = None
     retry_amplification: Annotated[
         Comparison | None, Bound(COUNT), "attempts of clients in the window, by the turns that arrived in it"
     ] = None
@@ -72,7 +74,7 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def bounds(self) -> dict[str, Comparison]:
         """The bounds on measured numbers, by measure."""
-        return {name: bound for name in MEASURES if (bound := getattr(self, name)) is not None}
+        return {name: bound for name in BOUNDED if (bound := getattr(self, name)) is not None}
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (path, message) for what no single field shows."""
@@ -86,7 +88,7 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         elif proper and (self.bounds or self.breaker or self.level or self.within is not None):
             yield "", f"{self.always} stands alone: write bounds on the whole run as {{always: {WHOLE_RUN}, ...}}"
         elif not proper and not self.bounds and self.breaker is None and self.level is None:
-            yield "", f"expects nothing: add a measure, such as success_rate, breaker or level ({', '.join(MEASURES)})"
+            yield "", f"expects nothing: add a measure, such as success_rate, breaker or level ({', '.join(BOUNDED)})"
         if self.breaker is not None:
             word = self.breaker.split()[-1]
             if len(self.breaker.split()) > 2 or word not in VERBS | STATES:
@@ -95,6 +97,10 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.level is not None and _allowed_levels(self.level) is None:
             wanted = ", ".join(LEVELS)
             yield "level", f"{self.level!r} is unknown: write `at least`, `at most` or nothing, and one of {wanted}"
+
+
+BOUNDED = tuple(name for name in Expectation.__struct_fields__ if name in MEASURES)
+"""The measures that an expectation can bound."""
 
 
 class Result(Struct, frozen=True):
@@ -123,9 +129,9 @@ class Result(Struct, frozen=True):
     value: float | None
 
 
-def judge(expectations: tuple[Expectation, ...], journal: Journal) -> tuple[Result, ...]:
+def judge(expectations: tuple[Expectation, ...], source: Journal | Evidence) -> tuple[Result, ...]:
     """Return how every bound of every expectation came out, in order."""
-    evidence = Evidence(journal)
+    evidence = source if isinstance(source, Evidence) else Evidence(source)
     return tuple(
         result for index, expectation in enumerate(expectations) for result in _results(index, expectation, evidence)
     )
@@ -238,53 +244,35 @@ def _level(wanted: str, window: Window, within: float | None, evidence: Evidence
 
 def _accounted(evidence: Evidence) -> tuple[bool, str]:
     """Every arrival ended once; every admitted turn and every provider call ended."""
-    arrived: dict[int, int] = {}
-    outcomes = {"answered": 0, "failed": 0, "shed": 0}
-    turns: dict[str, int] = {}
-    calls: dict[int, int] = {}
-    complete = False
-    for entry in evidence.journal:
-        if isinstance(entry, told.ClientArrived):
-            arrived[entry.arrival] = arrived.get(entry.arrival, 0) + 1
-        elif isinstance(entry, told.ClientFinished):
-            arrived[entry.arrival] = arrived.get(entry.arrival, 0) - 1
-            outcomes[entry.outcome] += 1
-        elif isinstance(entry, TurnStarted):
-            turns[entry.correlation_id] = turns.get(entry.correlation_id, 0) + 1
-        elif isinstance(entry, TurnFinished) and entry.correlation_id in turns:
-            turns[entry.correlation_id] -= 1
-        elif isinstance(entry, told.ProviderCallStarted):
-            calls[entry.call] = calls.get(entry.call, 0) + 1
-        elif isinstance(entry, told.ProviderCallEnded):
-            calls[entry.call] = calls.get(entry.call, 0) - 1
-        elif isinstance(entry, told.RunFinished):
-            complete = True
-    total = sum(outcomes.values())
-    text = " + ".join(f"{count:,} {name}" for name, count in outcomes.items())
-    open_ends = {"arrivals": arrived.values(), "turns": turns.values(), "provider calls": calls.values()}
-    loose = [f"{n} {name} open" for name, ends in open_ends.items() if (n := sum(map(bool, ends)))]
-    if loose or total != len(arrived) or not complete:
-        return False, f"{text} of {len(arrived):,}; {', '.join(loose) or 'the run was cut off'}"
+    total = sum(evidence.finished.values())
+    text = " + ".join(f"{count:,} {name}" for name, count in evidence.finished.items())
+    open_ends = {
+        "arrivals": evidence.open_arrivals,
+        "turns": evidence.open_turns,
+        "provider calls": evidence.open_calls,
+    }
+    loose = [f"{len(ends)} {name} open" for name, ends in open_ends.items() if ends]
+    if loose or total != evidence.arrivals or not evidence.complete:
+        return False, f"{text} of {evidence.arrivals:,}; {', '.join(loose) or 'the run was cut off'}"
     return True, f"{text} = {total:,}"
 
 
 def _durable(evidence: Evidence) -> tuple[bool, str]:
     """Every turn that a client was told is done stands once in the conversation store."""
-    audits = [entry for entry in evidence.journal if isinstance(entry, told.Audited)]
-    if not audits:
+    last = evidence.audited
+    if last is None:
         return False, "was not audited"
-    last = audits[-1]
     text = f"{last.acknowledged:,} acknowledged, {last.missing} missing, {last.duplicated} twice"
     return last.missing == last.duplicated == 0, text
 
 
 def _no_defects(evidence: Evidence) -> tuple[bool, str]:
     """Nothing happened that nobody had foreseen."""
-    defects = [entry for entry in evidence.journal if isinstance(entry, UnexpectedError)]
-    if not defects:
+    first = evidence.first_defect
+    if first is None:
         return True, "none"
-    last_line = defects[0].traceback.strip().rpartition("\n")[2]
-    return False, f"{len(defects)}, the first in {defects[0].where}: {last_line[:100]}"
+    last_line = first.traceback.strip().rpartition("\n")[2]
+    return False, f"{evidence.defects}, the first in {first.where}: {last_line[:100]}"
 
 
 def _levels_in_order(evidence: Evidence) -> tuple[bool, str]:

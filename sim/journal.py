@@ -1,12 +1,12 @@
 """The append-only history of a run: what the orchestra tells about itself, and what the world around it did.
 
 Every checker and plot reads a journal and nothing else. A journal is a hook (`orchestra.events.Hook`); in a file it is
-JSON lines with sorted keys. Times are rounded to the microsecond, so that the last bits of a machine's floating point do
-not tell two equal histories apart.
+JSON lines with sorted keys. Times are rounded to the microsecond, so that the last bits of a machine's floating point
+do not tell two equal histories apart.
 
-A turn tells a dozen entries, so recording one does no more than append it; entries are put into shape by the batch, when
-one is full or somebody reads (rounding each as it came took a tenth of a simulated turn). `sim.streaming` has a journal
-that keeps its entries in a file.
+A turn tells a dozen entries, so recording one does no more than append it; entries are put into shape by the batch,
+when one is full or somebody reads (rounding each as it came took a twentieth of a simulated turn). `sim.streaming` has
+a journal that keeps its entries in a file.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class RunFinished(Struct, frozen=True, tag="run_finished"):
     shed: int
 
 
-class ClientArrived(Struct, frozen=True, tag="client_arrived"):
-    """A client sent a turn, at the time it had intended to."""
+class ClientArrived(Struct, frozen=True, tag="client_arrived", omit_defaults=True):
+    """A client sent a turn, at the time it had intended to; `population` says of which, where there are several."""
 
     at: float
     arrival: int
@@ -61,10 +61,14 @@ class ClientArrived(Struct, frozen=True, tag="client_arrived"):
     session: str
     context_tokens: int
     generated_tokens: int
+    population: str = ""
 
 
-class ClientFinished(Struct, frozen=True, tag="client_finished"):
-    """A client's turn ended, as its last attempt did; `seconds` run from the intended arrival."""
+class ClientFinished(Struct, frozen=True, tag="client_finished", omit_defaults=True):
+    """A client's turn ended, as its last attempt did; `seconds` run from the intended arrival.
+
+    So do `first_token_seconds`, to the first piece of the answer; None where it did not come in pieces.
+    """
 
     at: float
     arrival: int
@@ -72,6 +76,7 @@ class ClientFinished(Struct, frozen=True, tag="client_finished"):
     outcome: TurnOutcome
     error: str
     seconds: float
+    first_token_seconds: float | None = None
 
 
 class ClientRetried(Struct, frozen=True, tag="client_retried"):
@@ -83,6 +88,30 @@ class ClientRetried(Struct, frozen=True, tag="client_retried"):
     attempt: int
     error: str
     waited_seconds: float
+
+
+class ClientConnected(Struct, frozen=True, tag="client_connected"):
+    """A client got its WebSocket, or gave up to: `seconds` after it first wanted it, or lost the last one.
+
+    Parameters
+    ----------
+    client_id : str
+    again : bool
+        Whether it had one before.
+    connected : bool
+        False where it has none: it gave up, or the run ended.
+    attempts, refused : int
+        How often it asked, and was told to come later; other attempts found nobody.
+    seconds : float
+    """
+
+    at: float
+    client_id: str
+    again: bool
+    connected: bool
+    attempts: int
+    refused: int
+    seconds: float
 
 
 class FaultStarted(Struct, frozen=True, tag="fault_started"):
@@ -113,7 +142,10 @@ class ProviderCallStarted(Struct, frozen=True, tag="provider_call_started"):
 
 
 class ProviderCallEnded(Struct, frozen=True, tag="provider_call_ended"):
-    """A call left the provider: `answered`, `failed`, or `dropped` by its caller."""
+    """A call left the provider: `answered`, `failed`, `refused` when it came, or `dropped` by its caller.
+
+    Tokens are those that were read and written for it, and so are paid for, whether its answer came or not.
+    """
 
     at: float
     call: int
@@ -122,6 +154,7 @@ class ProviderCallEnded(Struct, frozen=True, tag="provider_call_ended"):
     seconds: float
     prompt_tokens: int
     completion_tokens: int
+    provider: str = "main"
 
 
 class ProviderCallOutlived(Struct, frozen=True, tag="provider_call_outlived"):
@@ -130,6 +163,15 @@ class ProviderCallOutlived(Struct, frozen=True, tag="provider_call_outlived"):
     at: float
     call: int
     seconds: float
+
+
+class ProviderPriced(Struct, frozen=True, tag="provider_priced"):
+    """What a thousand tokens, read and written, cost at a provider from now on."""
+
+    at: float
+    provider: str
+    prompt_price: float
+    completion_price: float
 
 
 class Audited(Struct, frozen=True, tag="audited"):
@@ -147,11 +189,13 @@ WorldEvent = (
     | ClientArrived
     | ClientFinished
     | ClientRetried
+    | ClientConnected
     | FaultStarted
     | FaultEnded
     | ProviderCallStarted
     | ProviderCallEnded
     | ProviderCallOutlived
+    | ProviderPriced
     | Audited
 )
 Entry = events.Event | WorldEvent

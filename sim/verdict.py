@@ -6,8 +6,9 @@ import enum
 
 from msgspec import Struct
 
+from sim.evidence import Evidence
 from sim.expectations import Expectation, Result, judge
-from sim.journal import ClientArrived, ClientFinished, FaultEnded, FaultStarted, Journal, RunFinished
+from sim.journal import Journal
 
 
 class Status(enum.Enum):
@@ -95,17 +96,19 @@ class Verdict(Struct, frozen=True):
         return MEANINGS[self.status]
 
 
-def reach(expectations: tuple[Expectation, ...], journal: Journal, left_behind: tuple[str, ...] = ()) -> Verdict:
-    """Judge a journal. One that was cut off is that of an aborted run."""
-    results = judge(expectations, journal)
-    faults = _fault_counts(journal)
-    aborted = not any(isinstance(entry, RunFinished) for entry in journal)
+def reach(
+    expectations: tuple[Expectation, ...], source: Journal | Evidence, left_behind: tuple[str, ...] = ()
+) -> Verdict:
+    """Judge a journal, or what was gathered from one. One that was cut off is that of an aborted run."""
+    evidence = source if isinstance(source, Evidence) else Evidence(source)
+    results = judge(expectations, evidence)
+    faults = _fault_counts(evidence)
     return Verdict(
-        status=_status(results, faults, left_behind, aborted),
+        status=_status(results, faults, left_behind, aborted=not evidence.complete),
         results=results,
         faults=faults,
-        accounting=_accounting(journal),
-        failures=_failures(journal),
+        accounting=Accounting(evidence.arrivals, **evidence.finished),
+        failures=dict(sorted(evidence.failures.items(), key=lambda item: (-item[1], item[0]))),
         left_behind=left_behind,
     )
 
@@ -125,28 +128,8 @@ def _status(
     return Status.CLEANUP_FAILED if left_behind else Status.PASSED
 
 
-def _fault_counts(journal: Journal) -> tuple[FaultCount, ...]:
-    started = {entry.fault: entry for entry in journal if isinstance(entry, FaultStarted)}
-    touched = {entry.fault: entry.touched for entry in journal if isinstance(entry, FaultEnded)}
+def _fault_counts(evidence: Evidence) -> tuple[FaultCount, ...]:
     return tuple(
-        FaultCount(number, entry.kind, entry.what, touched.get(number, 0)) for number, entry in sorted(started.items())
+        FaultCount(number, kind, evidence.whats[number], evidence.touched.get(number, 0))
+        for number, (kind, _, _) in sorted(evidence.faults.items())
     )
-
-
-def _accounting(journal: Journal) -> Accounting:
-    counts = {"answered": 0, "failed": 0, "shed": 0}
-    arrivals = 0
-    for entry in journal:
-        if isinstance(entry, ClientArrived):
-            arrivals += 1
-        elif isinstance(entry, ClientFinished):
-            counts[entry.outcome] += 1
-    return Accounting(arrivals, **counts)
-
-
-def _failures(journal: Journal) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for entry in journal:
-        if isinstance(entry, ClientFinished) and entry.error:
-            counts[entry.error] = counts.get(entry.error, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
