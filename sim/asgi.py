@@ -103,9 +103,9 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         if answer.result()["type"] != f"lifespan.{phase}.complete":
             raise LifespanFailed(answer.result().get("message") or phase)
 
-    with _sanic_kept_apart(app):
+    with sanic_kept_apart(app):
         try:
-            with _touching_up_originals(app):
+            with touching_up_originals(app):
                 await ask("startup")
             yield
             await ask("shutdown")
@@ -119,7 +119,7 @@ def _is_sanic(app: Any) -> bool:
 
 
 @contextmanager
-def _sanic_kept_apart(app: Any) -> Iterator[None]:
+def sanic_kept_apart(app: Any) -> Iterator[None]:
     """Keep Sanic's message of the day from starting a process, and its registry from growing."""
     if not _is_sanic(app):
         yield
@@ -132,7 +132,7 @@ def _sanic_kept_apart(app: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _touching_up_originals(app: Any) -> Iterator[None]:
+def touching_up_originals(app: Any) -> Iterator[None]:
     """Let Sanic rewrite its methods from their own source, not from what it made of them for an earlier application."""
     if not _is_sanic(app):
         yield
