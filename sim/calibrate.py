@@ -14,6 +14,7 @@ distance then tells whether that matters.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -140,11 +141,15 @@ class Fit(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What was chosen for one quantity, and all that was tried, best first."""
+    """What was chosen for one quantity, and all that was tried, best first.
+
+    `recorded` are the records' quantiles at `QUANTILES` evenly spaced shares, from the least to the greatest value.
+    """
 
     name: str
     unit: str
     size: int
+    recorded: tuple[float, ...]
     chosen: Fit
     tried: tuple[Fit, ...]
 
@@ -222,6 +227,21 @@ def calibrate(calls: Sequence[Call]) -> Calibration:
     )
 
 
+class _Share(random.Random):
+    """Chance that gives one number: every distribution draws by inversion, so what it draws is that quantile."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    def random(self) -> float:
+        return self._share
+
+
+def quantile(distribution: Distribution, share: float) -> float:
+    """Return the value that a share of a distribution's samples stay under; `share` is above 0 and below 1."""
+    return distribution.draw(_Share(share))
+
+
 def fit(name: str, unit: str, values: Values) -> Fitted:
     """Fit every family to values, and choose.
 
@@ -234,7 +254,7 @@ def fit(name: str, unit: str, values: Values) -> Fitted:
     """
     if np.ptp(values) <= 1e-9 * abs(values.max()):
         exact = Fit("constant", Constant(float(values.mean())), math.nan, 0.0, math.nan, _shown(values, values.mean()))
-        return Fitted(name, unit, len(values), exact, (exact,))
+        return Fitted(name, unit, len(values), (float(values.mean()),) * QUANTILES, exact, (exact,))
     ordered = np.sort(values)
     positive = np.maximum(ordered, ordered[ordered > 0][0] / 2)
     tried = sorted((_fitted(family, positive) for family in FAMILIES), key=lambda each: each.aic)
@@ -243,7 +263,8 @@ def fit(name: str, unit: str, values: Values) -> Fitted:
     best = best._replace(p_value=_p_value(family, positive, best.distance))
     records = _empirical(ordered)
     chosen = best if best.distance <= DISTANCE_MAX else records
-    return Fitted(name, unit, len(values), chosen, (best, *tried[1:], records))
+    recorded = tuple(np.quantile(ordered, np.linspace(0, 1, QUANTILES)).tolist())
+    return Fitted(name, unit, len(values), recorded, chosen, (best, *tried[1:], records))
 
 
 def _fitted(family: Family, ordered: Values) -> Fit:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from sim import scenario as scenarios
-from sim import timeline
+from sim import cli_calibrate, timeline
 from sim.clients import DOORS, DoorName
 from sim.forms import Unreadable, nearest
 from sim.isolation import Leak
@@ -41,6 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("calibrate")(cli_calibrate.command)
 
 
 @app.command()

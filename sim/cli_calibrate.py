@@ -1,0 +1,131 @@
+"""`orchestra sim calibrate`: from recorded calls to the model of their provider, with how well it fits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sim.distributions import Constant, Distribution
+from sim.quantities import show_duration
+from sim.records import RecordsBroken, read_calls
+from sim.verdict import Status
+
+if TYPE_CHECKING:
+    from sim.calibrate import Calibration, Fitted
+
+
+def command(
+    calls: Annotated[
+        Path,
+        typer.Argument(help="Recorded calls: CSV, JSON lines, a journal, or spans of OpenTelemetry (OTLP as JSON)."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write the model here, as part of a scenario (YAML).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw records and fits here (PNG, SVG or PDF).")] = None,
+) -> None:
+    """Fit a provider's model to recorded calls, and show how well it fits."""
+    from sim.calibrate import CannotFit, calibrate  # noqa: PLC0415 - scipy takes a second to import
+
+    console = Console(highlight=False)
+    try:
+        found = calibrate(read_calls(calls))
+        page = written(found, calls.name)
+        if out is not None:
+            out.write_text(page)
+        if plot is not None:
+            from sim.charts import fits  # noqa: PLC0415 - draws with matplotlib, which takes a second to import
+
+            fits(found).savefig(plot, dpi=110)
+    except (RecordsBroken, CannotFit) as wrong:
+        _refuse(str(wrong))
+    except OSError as wrong:
+        _refuse(f"{wrong.filename}: {wrong.strerror}: check the path")
+    except ValueError as wrong:
+        _refuse(f"{plot}: {wrong}")
+    _show(console, found)
+    if out is None:
+        console.print("Put this into a scenario:\n", style="bold")
+        console.print(page, markup=False)
+
+
+def _refuse(message: str) -> None:
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(Status.INVALID.value)
+
+
+def written(found: Calibration, source: str) -> str:
+    """Return a calibration as the part of a scenario that it is, with its limits as comments."""
+    model = found.model
+    lines = [f"# Fitted to {found.calls:,} calls of {source}, {found.failed:,} of which failed."]
+    if found.rate is not None and found.dispersion is not None:
+        kind = "as Poisson arrivals are" if found.dispersion < 2 else "in bursts: replay them, or use a bursty workload"
+        lines.append(f"# They came {found.rate:.3g} a second, {kind} (index of dispersion {found.dispersion:.1f}).")
+    lines += ["world:", "  provider:"]
+    lines.append(
+        f"    capacity: {model.capacity} # "
+        + ("the most at once that was seen, so it has this many or more" if found.busiest else "not recorded: a guess")
+    )
+    lines += [
+        f"    first_token: {_spread(model.first_token, 's')}",
+        f"    per_prompt_token: {_spread(model.per_prompt_token, 's')}",
+        f"    per_token: {_spread(model.per_token, 's')}",
+        f"    failure_rate: {model.failure_rate:.3%}",
+        "workload:",
+        "  open_loop:",
+        f"    rate: {found.rate or 1:.3g}/s" + ("" if found.rate else " # not recorded: a guess"),
+        f"    context_tokens: {_spread(found.context_tokens.chosen.distribution, '')}",
+        f"    generated_tokens: {_spread(found.generated_tokens.chosen.distribution, '')}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(distribution: Distribution, unit: str) -> str:
+    """Return a distribution as a scenario writes it."""
+    if isinstance(distribution, Constant):
+        return _number(distribution.value, unit)
+    fields = []
+    for name in distribution.__struct_fields__:
+        value = getattr(distribution, name)
+        if isinstance(value, tuple):
+            fields.append(f"{name}: [{', '.join(_number(each, unit) for each in value)}]")
+        else:
+            fields.append(f"{name}: {_number(value, '' if name == 'shape' else unit)}")
+    return f"{{{distribution.__struct_config__.tag}: {{{', '.join(fields)}}}}}"
+
+
+def _number(value: float, unit: str) -> str:
+    """Return a number to four digits, seconds in milliseconds."""
+    return f"{float(f'{value * 1000:.4g}'):.10g}ms" if unit == "s" else f"{float(f'{value:.4g}'):.10g}"
+
+
+def _show(console: Console, found: Calibration) -> None:
+    for each in (found.first_token, found.per_token, found.context_tokens, found.generated_tokens):
+        console.print(_table(each))
+
+
+def _table(fitted: Fitted) -> Table:
+    table = Table(title=f"{fitted.name} ({fitted.size:,} records)", title_justify="left", title_style="bold")
+    table.add_column("family")
+    for name in ("AIC", "distance", "p", *(f"p{share * 100:g}" for share, _, _ in fitted.chosen.quantiles)):
+        table.add_column(name, justify="right")
+    recorded = (_value(value, fitted.unit) for _, value, _ in fitted.chosen.quantiles)
+    table.add_row("recorded", "", "", "", *recorded, end_section=True)
+    for each in fitted.tried:
+        chosen = each.family == fitted.chosen.family
+        table.add_row(
+            f"{each.family} (chosen)" if chosen else each.family,
+            "" if math.isnan(each.aic) else f"{each.aic:,.0f}",
+            f"{each.distance:.1%}",
+            "" if math.isnan(each.p_value) else f"{each.p_value:.2f}",
+            *(_value(value, fitted.unit) for _, _, value in each.quantiles),
+            style="bold" if chosen else "dim",
+        )
+    return table
+
+
+def _value(value: float, unit: str) -> str:
+    return show_duration(value) if unit == "s" else f"{value:,.0f}"
