@@ -1,4 +1,4 @@
-"""`orchestra sim calibrate`: what it prints and writes is a part of a scenario, and the twin behaves as was recorded."""
+"""`orchestra sim calibrate`: what it prints and writes is part of a scenario, and the twin behaves as recorded."""
 
 import random
 
