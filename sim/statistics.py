@@ -13,7 +13,7 @@ systems) and 11.2 (common random numbers). Each function names what it takes fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -254,7 +254,7 @@ class Precision(NamedTuple):
 
 
 def until(
-    observe: Callable[[int], float],
+    observe: Callable[[range], Sequence[float]],
     wanted: Precision,
     *,
     runs_min: int = RUNS_MIN,
@@ -266,7 +266,8 @@ def until(
     Parameters
     ----------
     observe : callable
-        Takes the number of the run, from 0, and returns an independent observation; NaN where there was none.
+        Takes the numbers of some runs, counted from 0, and returns an independent observation of each; NaN where there
+        was none. They come in rounds, each a fifth of all before, so that runs may be done side by side.
     wanted : Precision
     runs_min : int
         Looked at first after this many: from fewer, intervals are short by chance alone, and stopping then would
@@ -286,7 +287,8 @@ def until(
     """
     seen: list[float] = []
     while True:
-        seen.append(observe(len(seen)))
+        size = max(1, len(seen) // 5) if seen else runs_min
+        seen += observe(range(len(seen), min(len(seen) + size, runs_max)))
         estimate = mean(seen, confidence)
         if len(seen) >= runs_max or (estimate.observations >= runs_min and wanted.reached(estimate)):
             return estimate, np.asarray(seen)

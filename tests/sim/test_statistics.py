@@ -129,18 +129,30 @@ class TestPaired:
         assert (found.difference.low, found.difference.high, found.variance_ratio) == (0.0, 0.0, math.inf)
 
 
+def drawn(chance, centre=0.0, spread=1.0):
+    return lambda runs: [chance.normal(centre, spread) for _ in runs]
+
+
 class TestUntil:
-    def test_it_stops_as_soon_as_the_interval_is_narrow_enough(self):
-        chance = np.random.default_rng(4)
-        found, seen = until(lambda run: chance.normal(10, 2), Precision(0.5, relative=False))
-        assert found.half_width <= 0.5
-        assert mean(seen[:-1]).half_width > 0.5
+    def test_it_stops_after_the_first_round_that_makes_the_interval_narrow_enough(self):
+        found, seen = until(drawn(np.random.default_rng(4), 10, 2), Precision(0.5, relative=False))
+        rounds = [10]
+        while rounds[-1] < len(seen):
+            rounds.append(rounds[-1] + rounds[-1] // 5)
+        assert [mean(seen[:end]).half_width <= 0.5 for end in rounds] == [False] * (len(rounds) - 1) + [True]
         assert found == mean(seen)
 
+    def test_runs_are_numbered_without_gaps(self):
+        asked = []
+        until(lambda runs: asked.extend(runs) or [float(run) for run in runs], Precision(0, relative=True), runs_max=30)
+        assert asked == list(range(30))
+
     def test_never_before_the_least_and_never_beyond_the_most(self):
-        assert len(until(lambda run: 1.0, Precision(0.1, relative=True))[1]) == statistics.RUNS_MIN
-        assert len(until(lambda run: float(run % 2), Precision(1e-9, relative=True), runs_max=25)[1]) == 25
-        assert len(until(lambda run: math.nan, Precision(1, relative=False), runs_max=12)[1]) == 12
+        assert len(until(lambda runs: [1.0] * len(runs), Precision(0.1, relative=True))[1]) == statistics.RUNS_MIN
+        assert len(until(lambda runs: [1.0] * len(runs), Precision(0.1, relative=True), runs_max=7)[1]) == 7
+        swinging = until(lambda runs: [run % 2 for run in runs], Precision(1e-9, relative=True), runs_max=25)
+        assert len(swinging[1]) == 25
+        assert len(until(lambda runs: [math.nan] * len(runs), Precision(1, relative=False), runs_max=12)[1]) == 12
 
     def test_a_relative_width_is_kept_against_the_true_mean(self):
         assert Precision(0.25, relative=True).reached(Estimate(10.0, 8.0, 12.0, 0.95, 9))
@@ -148,5 +160,4 @@ class TestUntil:
 
     def test_stopping_by_the_data_costs_little_coverage(self):
         wanted = Precision(0.3, relative=False)
-        share = share_that_holds(0.0, lambda chance: until(lambda run: chance.normal(), wanted)[0], times=300)
-        assert share >= 0.90
+        assert share_that_holds(0.0, lambda chance: until(drawn(chance), wanted)[0], times=300) >= 0.90
