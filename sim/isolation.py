@@ -22,6 +22,7 @@ import gc
 import itertools
 import logging
 import os
+import platform
 import random
 import socket
 import sys
@@ -312,6 +313,13 @@ def _seed_of_bare_random(self: random.Random, a: Any = None, version: int = 2) -
 
 def _settle_process(isolation: Isolation, undo: ExitStack) -> None:
     _replace_sockets(undo)
+    # `uname -p` would be run to learn it, and both keep what they learnt
+    for owner, name, value in (
+        (vars(platform)["_Processor"], "get", staticmethod(str)),
+        (platform, "_uname_cache", None),
+        (platform, "_platform_cache", {}),
+    ):
+        _put(undo, owner, name, value)
     _put(undo, threading.Thread, "start", _start)
     _put(undo, threading.Condition, "wait", _wait)
     _put(undo, sys, "dont_write_bytecode", True)

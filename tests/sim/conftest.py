@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from orchestra.events import BreakerChanged, LevelChanged
+from sim.entropy import Streams
+from sim.isolation import isolated
 from sim.journal import (
     ClientArrived,
     ClientFinished,
@@ -15,7 +17,10 @@ from sim.journal import (
     RunFinished,
     RunStarted,
 )
+from sim.loop import SimEnvironment, run
+from sim.network import Network
 from sim.scenario import Scenario, parse
+from sim.schedule import Fifo
 
 SMALL = """
 name: small
@@ -69,3 +74,17 @@ def story() -> Callable[..., Journal]:
         return journal
 
     return make
+
+
+@pytest.fixture
+def networked() -> Callable[..., object]:
+    """Run ``story(network)`` cut off from reality in a world with a network, and return what it returns."""
+
+    def lived(story, *, seed=1, **options):
+        streams = Streams(seed)
+        env = SimEnvironment(schedule=Fifo(streams.stream("schedule")))
+        network = Network(env, streams, **options)
+        with isolated(streams, env):
+            return run(story(network), env=env)
+
+    return lived
