@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import Random
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Struct
 
@@ -21,14 +21,29 @@ from orchestra.model import ConversationHead, Memory, Profile, Recollection, Ses
 from orchestra.ports import Claim, Clock, Found
 from sim.distributions import Distribution, Lognormal
 from sim.injection import Faults
-from sim.quantities import DURATION, Spread
+from sim.quantities import DURATION, Spread, Whole
 from sim.store_faults import StoreName, down
+
+FLEET = "fleet"
+"""The hash tag of the fleet's keys, which keeps them in one slot of a Redis Cluster."""
+
+
+class PoolModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The connections to PostgreSQL that one process holds; an operation has one to itself."""
+
+    size: Annotated[int, Whole(1, 10_000), "connections a process holds"] = 10
+    wait: Annotated[float, DURATION, "how long an operation waits for one before it fails"] = 1.0
 
 
 class StoresModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Redis and PostgreSQL: what one operation takes."""
 
     latency: Annotated[Distribution, Spread(DURATION), "time of one operation"] = Lognormal(0.001, 0.004)
+    pool: Annotated[PoolModel | None, "connections to PostgreSQL; without it they never run out"] = None
+    commits: Annotated[
+        Literal["synchronous", "asynchronous"],
+        "whether PostgreSQL acknowledges what its replica has not: such commits are lost in a failover. Redis always does",
+    ] = "synchronous"
 
 
 class Wire:
@@ -51,8 +66,8 @@ class Wire:
         self._chance = chance
         self._faults = faults
 
-    async def cross(self) -> None:
-        """Return once an operation has reached the store.
+    async def cross(self, key: str = "") -> None:
+        """Return once an operation on `key` has reached the store; which key it is matters only to what is sharded.
 
         Raises
         ------
@@ -67,23 +82,23 @@ class Wire:
 class ModelledSessions:
     """`InProcessSessions` at the end of a wire."""
 
-    def __init__(self, clock: Clock, wire: Wire) -> None:
-        self.store = InProcessSessions(clock)
+    def __init__(self, clock: Clock, wire: Wire, store: InProcessSessions | None = None) -> None:
+        self.store = store or InProcessSessions(clock)
         self._wire = wire
 
     async def load(self, session_id: str) -> Session | None:
         """Return the session, or None."""
-        await self._wire.cross()
+        await self._wire.cross(session_id)
         return await self.store.load(session_id)
 
     async def save(self, session: Session, *, expected: Session | None) -> None:
         """Store `session` where the stored one has `expected`'s version and revision; None: where there is none."""
-        await self._wire.cross()
+        await self._wire.cross(session.id)
         await self.store.save(session, expected=expected)
 
     async def delete(self, session_id: str) -> None:
         """Forget the session."""
-        await self._wire.cross()
+        await self._wire.cross(session_id)
         await self.store.delete(session_id)
 
     async def ping(self) -> None:
@@ -94,8 +109,8 @@ class ModelledSessions:
 class ModelledConversations:
     """`InProcessConversations` at the end of a wire."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.store = InProcessConversations()
+    def __init__(self, wire: Wire, store: InProcessConversations | None = None) -> None:
+        self.store = store or InProcessConversations()
         self._wire = wire
 
     async def append(self, turn: Turn, owner: str) -> Turn:
@@ -146,8 +161,8 @@ class ModelledConversations:
 class ModelledMemories:
     """`InProcessMemories` at the end of a wire."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._store = InProcessMemories()
+    def __init__(self, wire: Wire, store: InProcessMemories | None = None) -> None:
+        self._store = store or InProcessMemories()
         self._wire = wire
 
     async def remember(self, memory: Memory) -> None:
@@ -173,23 +188,23 @@ class ModelledMemories:
 class ModelledFleet:
     """`InProcessFleet` at the end of a wire: that of the sessions, since the fleet lives in their Redis."""
 
-    def __init__(self, clock: Clock, wire: Wire) -> None:
-        self._fleet = InProcessFleet(clock)
+    def __init__(self, clock: Clock, wire: Wire, fleet: InProcessFleet | None = None) -> None:
+        self._fleet = fleet or InProcessFleet(clock)
         self._wire = wire
 
     async def share(self, tallies: Mapping[str, Tally], *, window_seconds: float) -> dict[str, Tally]:
         """Add new calls to the fleet's, and return what all instances saw in the window."""
-        await self._wire.cross()
+        await self._wire.cross(FLEET)
         return await self._fleet.share(tallies, window_seconds=window_seconds)
 
     async def orders(self) -> dict[str, str]:
         """Return the operators' standing orders, by target."""
-        await self._wire.cross()
+        await self._wire.cross(FLEET)
         return await self._fleet.orders()
 
     async def order(self, target: str, order: str | None) -> None:
         """Let `order` stand for `target`, or none any more."""
-        await self._wire.cross()
+        await self._wire.cross(FLEET)
         await self._fleet.order(target, order)
 
 
@@ -213,7 +228,7 @@ class ModelledRelay:
 
     async def claim(self, turn_id: str, about: str) -> Claim:
         """Take the turn for this instance, unless another that lives has it."""
-        await self._wire.cross()
+        await self._wire.cross(turn_id)
         return await self.relay.claim(turn_id, about)
 
     def begin(self, session_id: str, turn_id: str, address: str, message: bytes) -> None:
@@ -226,12 +241,12 @@ class ModelledRelay:
 
     async def find(self, session_id: str, turn_id: str) -> Found | None:
         """Return where the turn runs, or ran a moment ago and is kept."""
-        await self._wire.cross()
+        await self._wire.cross(session_id)
         return await self.relay.find(session_id, turn_id)
 
     async def running(self, session_id: str) -> dict[str, str]:
         """Return the turns of the session that run on instances that live, and on which."""
-        await self._wire.cross()
+        await self._wire.cross(session_id)
         return await self.relay.running(session_id)
 
     def tell(self, address: str, message: bytes) -> None:

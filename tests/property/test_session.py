@@ -56,7 +56,7 @@ class Gate(Wire):
         super().__init__("sessions", Constant(0.0), Random(0), Faults())
         self._waiting = waiting
 
-    async def cross(self) -> None:
+    async def cross(self, key: str = "") -> None:
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((asyncio.current_task(), passed))
         await passed
