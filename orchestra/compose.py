@@ -149,9 +149,9 @@ def _answer_cache() -> AnswerCache:
 def _orchestra_manager(
     ports: Ports, settings: Settings, guards: Guards, degradation: Degradation, answers: AnswerCache
 ) -> IOrchestraManager:
-    def asked(provider: Provider, name: str) -> Engine:
+    def asked(provider: Provider, name: str, kept: AnswerCache | None = None) -> Engine:
         """Return the engine that asks `provider`, behind the guard of that name and, out of the house, a gate."""
-        engine = GuardedEngine(UnifiedOrchestrator(provider, name), guards[name])
+        engine = GuardedEngine(UnifiedOrchestrator(provider, name, kept), guards[name])
         return GatedEngine(engine, lambda: degradation.allows(Feature.EXTERNAL_APIS)) if provider.external else engine
 
     stand_ins: dict[str, tuple[Engine, Callable[[Exception], bool]]] = {
@@ -163,7 +163,7 @@ def _orchestra_manager(
     if ports.offline is not None:
         stand_ins["offline"] = UnifiedOrchestrator(ports.offline, "offline"), fallback.failed
     chosen = [stand_ins[name] for name in settings.guards.unified.fallbacks if name in stand_ins]
-    return FallbackEngine(asked(ports.provider, "unified"), chosen, answers, ports.hook)
+    return FallbackEngine(asked(ports.provider, "unified", answers), chosen, ports.hook)
 
 
 def _memory_system(ports: Ports, settings: Settings, guards: Guards) -> IMemorySystem:

@@ -259,12 +259,6 @@ class Answering(Struct, frozen=True, tag="answering"):
     engine: str
 
 
-class Recalled(Struct, frozen=True, tag="recalled"):
-    """Context that the memory engine contributes."""
-
-    memories: tuple[Recollection, ...]
-
-
 class Finish(Struct, frozen=True, tag="finish"):
     """The end of an answer, always the last chunk: a stream without one was cut off."""
 
@@ -273,7 +267,7 @@ class Finish(Struct, frozen=True, tag="finish"):
     usage: Usage = Usage()
 
 
-Chunk = Answering | Delta | Recalled | Finish
+Chunk = Answering | Delta | Finish
 
 
 class ChatReply(Struct, frozen=True):

@@ -33,7 +33,6 @@ from orchestra.model import (
     Delta,
     Finish,
     Given,
-    Recalled,
     TraceContext,
     Turn,
 )
@@ -221,12 +220,11 @@ class ChatOrchestrator:
             progress.without(self._memory.name)
             return task
         try:
-            async with aclosing(self._memory.answer(task)) as chunks:
-                recalled = [chunk.memories async for chunk in chunks if isinstance(chunk, Recalled)]
+            recalled = await self._memory.recall(task)
         except Exception as failure:
             self._without_memory(failure, progress)
             return task
-        return replace(task, recalled=recalled[0]) if recalled else task
+        return replace(task, recalled=recalled) if recalled else task
 
     def _allowed(self, sink: Sink | None, request: ChatRequest, progress: Progress) -> Sink | None:
         """Return `sink` where the level allows streaming; a turn asked for in pieces says where it does not."""

@@ -43,8 +43,17 @@ class ICommandDispatcher(Engine, Protocol):
         ...
 
 
-class IMemorySystem(Engine, Protocol):
-    """The engine that recalls (its answer is one `Recalled`) and remembers."""
+class IMemorySystem(Protocol):
+    """The engine that recalls and remembers. It answers nobody: what it contributes comes whole, and is no stream."""
+
+    @property
+    def name(self) -> str:
+        """A short name for breakers, metrics and replies."""
+        ...
+
+    async def recall(self, task: Task) -> tuple[Recollection, ...]:
+        """Return what earlier turns of the session's owner say about `task`, the nearest first."""
+        ...
 
     async def remember(self, turn: Turn, owner: str) -> None:
         """Store what `turn` said for later turns of `owner`."""

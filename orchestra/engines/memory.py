@@ -1,11 +1,10 @@
 """The memory system: what an owner said in earlier turns, recalled by meaning."""
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from orchestra import limits
 from orchestra.engines.engine import Task
-from orchestra.model import Chunk, Memory, Recalled, Turn
+from orchestra.model import Memory, Recollection, Turn
 from orchestra.ports import Embedder, MemoryStore
 
 
@@ -27,13 +26,13 @@ class MemorySystem:
         self._embedder = embedder
         self._policy = policy
 
-    async def answer(self, task: Task) -> AsyncGenerator[Chunk, None]:
+    async def recall(self, task: Task) -> tuple[Recollection, ...]:
         """Recall what helps with the task's message, leaving out what the history already says."""
         embedding = await self._embedder.embed(task.message)
         found = await self._store.recall(task.session.owner, embedding, limit=limits.MEMORIES_RECALLED_MAX)
         known = {message.content for message in task.session.messages}
         near = [each for each in found if each.similarity >= self._policy.similarity_min and each.text not in known]
-        yield Recalled(tuple(near[: self._policy.count_max]))
+        return tuple(near[: self._policy.count_max])
 
     async def remember(self, turn: Turn, owner: str) -> None:
         """Store the user's words of `turn` for later turns of `owner`."""

@@ -3,7 +3,7 @@
 contract: `Fallback`;  behaviour: `with_fallbacks`
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, TypeGuard, TypeVar
@@ -53,7 +53,7 @@ class Fallback(Generic[T]):
 
 async def with_fallbacks(
     primary: Callable[[], AsyncGenerator[T, None]],
-    fallbacks: Sequence[Fallback[T]],
+    fallbacks: Iterable[Fallback[T]],
     *,
     announce: Callable[[str], T],
     on_fall: Callable[[str, Exception], None],
@@ -64,7 +64,8 @@ async def with_fallbacks(
     ----------
     primary : callable
         Opens the answer of the dependency itself.
-    fallbacks : sequence of Fallback
+    fallbacks : iterable of Fallback
+        Looked at only where `primary` fails.
     announce : callable
         Makes the item that tells which fallback answers; it comes before that one's own items.
     on_fall : callable

@@ -13,16 +13,15 @@ really ended. A stream is retried only before its first item: what a reader has 
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from math import inf
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from msgspec import Struct
 
 from orchestra.errors import BreakerOpen, DeadlineExceeded, DeadlineShortened, Overloaded, ProviderOverloaded, kind_of
 from orchestra.events import CallFinished, CallHedged, CallOutcome, CallRetried, Hook
 from orchestra.policies import GuardPolicy
-from orchestra.resilience.breaker import Breaker, Permit
+from orchestra.resilience.breaker import Breaker
 from orchestra.resilience.bulkhead import Bulkhead
 from orchestra.resilience.deadline import Deadline, Watchdog, current
 from orchestra.resilience.hedge import hedged
@@ -38,6 +37,13 @@ class _Call(Struct):
     started: float
     rounds: int = 1  # tries, one after the other
     attempts: int = 1  # calls that were made for them, hedges included
+
+
+class _End:
+    """What comes behind the last item of a stream."""
+
+
+_END = _End()
 
 
 class Guard:
@@ -119,20 +125,20 @@ class Guard:
         told = _Call(correlation_id, self._now())
         try:
             while True:
-                items = self._attempt_stream(work)
+                attempt = _Streaming[T](self)
                 try:
-                    first = await anext(items)
+                    item = await attempt.begin(work)
                     break
-                except StopAsyncIteration:
-                    self._finish(told, "success", "")
-                    return
                 except Exception as error:
                     pause = self._pause(error, told)
                 await asyncio.sleep(pause)
-            async with aclosing(items):
-                yield first
-                async for item in items:
+            try:
+                while not isinstance(item, _End):
                     yield item
+                    item = await attempt.next()
+            except BaseException as error:  # also GeneratorExit: whoever read it has had enough
+                await attempt.end(error)
+                raise
         except BaseException as error:
             self._failed(told, error)
             raise
@@ -171,54 +177,6 @@ class Guard:
             raise
         self._watchdog.leave(watch)
         return result
-
-    async def _attempt_stream(self, work: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-        deadline = current()
-        if not self.bulkhead.try_acquire():
-            await self._queue(deadline)
-        started = self._now()
-        try:
-            if deadline is not None and started >= deadline.at:
-                raise self._spent()
-            async with (
-                self.breaker.permit() as permit,
-                aclosing(work()) as source,
-                aclosing(self._timed(source, permit, deadline, started)) as items,
-            ):
-                async for item in items:
-                    yield item
-        except BaseException as error:  # also GeneratorExit: whoever read it has had enough
-            self._release(error, started)
-            raise
-        self.bulkhead.release(self._now() - started)
-
-    async def _timed(
-        self, source: AsyncGenerator[T, None], permit: Permit, deadline: Deadline | None, started: float
-    ) -> AsyncGenerator[T, None]:
-        """Bound the wait for each item: the first, the next, and all of them together.
-
-        The timeout stands around one step and never around a `yield`, where it would cancel whoever reads the stream.
-        """
-        attempt = self.policy.attempt
-        turn_ends = inf if deadline is None else deadline.at
-        at = min(turn_ends, started + attempt.first_seconds_max, started + attempt.total_seconds_max)
-        while True:
-            watch = self._watchdog.enter(at)
-            try:
-                item = await anext(source)
-            except BaseException as error:
-                if self._watchdog.leave(watch, error):
-                    raise self._late(at, deadline, started) from error
-                if isinstance(error, StopAsyncIteration):
-                    return
-                raise
-            self._watchdog.leave(watch)
-            permit.responded()
-            given = self._now()
-            yield item
-            now = self._now()
-            started += now - given  # the reader's time is not the dependency's
-            at = min(turn_ends, now + attempt.between_seconds_max, started + attempt.total_seconds_max)
 
     async def _queue(self, deadline: Deadline | None) -> None:
         """Wait for a slot, unless the breaker would reject the call anyway.
@@ -269,3 +227,88 @@ class Guard:
         now = self._now()
         seconds = now - told.started
         self._hook(CallFinished(now, told.correlation_id, self.name, outcome, error, seconds, told.attempts))
+
+
+class _Streaming(Generic[T]):
+    """One attempt at a stream: it holds slot and permit to its end, and bounds the wait for each of its items.
+
+    An object that is asked for the next item, and no generator around the source's: every generator that an answer
+    passes costs a turn as much as a call of a store.
+    """
+
+    __slots__ = ("_deadline", "_ended", "_given_at", "_guard", "_lag", "_permit", "_source", "_started")
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._lag = 0.0  # what the reader took, which is not the dependency's time
+        self._ended = False
+
+    async def begin(self, work: Callable[[], AsyncGenerator[T, None]]) -> T | _End:
+        """Ask for the stream, and return its first item."""
+        guard = self._guard
+        self._deadline = deadline = current()
+        if not guard.bulkhead.try_acquire():
+            await guard._queue(deadline)
+        self._started = started = guard._now()
+        try:
+            if deadline is not None and started >= deadline.at:
+                raise guard._spent()
+            self._permit = permit = guard.breaker.acquire()
+            try:
+                self._source = work()
+            except BaseException as error:
+                permit.settle(error)
+                raise
+        except BaseException as error:
+            guard._release(error, started)
+            raise
+        return await self._awaited(started + guard.policy.attempt.first_seconds_max)
+
+    async def next(self) -> T | _End:
+        """Return the next item, or that there is none."""
+        now = self._guard._now()
+        self._lag += now - self._given_at
+        return await self._awaited(now + self._guard.policy.attempt.between_seconds_max)
+
+    async def _awaited(self, at: float) -> T | _End:
+        """Return the next item, where it comes until `at`, and in the time that all of them have together.
+
+        The watch stands around one step and never around a `yield`, where it would cancel whoever reads the stream.
+        """
+        guard, deadline = self._guard, self._deadline
+        started = self._started + self._lag
+        at = min(at, started + guard._total_seconds_max, inf if deadline is None else deadline.at)
+        watch = guard._watchdog.enter(at)
+        try:
+            item = await anext(self._source)
+        except BaseException as error:
+            if guard._watchdog.leave(watch, error):
+                late = guard._late(at, deadline, started)
+                await self.end(late)
+                raise late from error
+            if isinstance(error, StopAsyncIteration):
+                await self.end(None)
+                return _END
+            await self.end(error)
+            raise
+        guard._watchdog.leave(watch)
+        self._permit.responded()
+        self._given_at = guard._now()
+        return item
+
+    async def end(self, error: BaseException | None) -> None:
+        """Close the source, settle the permit by how the stream ended, and give the slot back; once."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            await self._source.aclose()
+        except BaseException as worse:
+            error = worse
+            raise
+        finally:
+            self._permit.settle(error)
+            if error is None:
+                self._guard.bulkhead.release(self._guard._now() - self._started)
+            else:
+                self._guard._release(error, self._started)
