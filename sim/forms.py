@@ -1,8 +1,9 @@
 """Reads strict YAML into typed structs, and says all that is wrong at once, each with line, column, path and cure.
 
-A form is made from a type: it reads a YAML node into a value of that type, and writes the JSON Schema of what it reads,
-so that the two cannot differ. PyYAML's node tree is used instead of loaded objects because only nodes know where they
-stand in the file, and because loading would already have lost duplicate keys and turned ``on`` into True.
+A form is made from a type: it reads a YAML node into a value of that type, writes a value as it would be read, and
+writes the JSON Schema of what it reads, so that the three cannot differ. PyYAML's node tree is used instead of loaded
+objects because only nodes know where they stand in the file, and because loading would already have lost duplicate keys
+and turned ``on`` into True.
 
 What YAML allows beyond plain data is refused by name: anchors and aliases (a "billion laughs" file of one kilobyte
 unfolds to gigabytes), tags, merge keys, several documents.
@@ -18,9 +19,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import msgspec
 import yaml
+from msgspec.structs import FieldInfo
 
 from sim.distributions import Constant, Empirical, Exponential, Gamma, Lognormal, Weibull
-from sim.quantities import BOUND_SCHEMA, Bound, Quantity, Spread, Whole, comparison
+from sim.quantities import BOUND_SCHEMA, Bound, Comparison, Quantity, Spread, Whole, comparison, spelt
 
 BYTES_MAX = 256_000
 DEPTH_MAX = 16
@@ -133,6 +135,10 @@ class Form:
         """Return the value of `node`, or `MISSING` after reporting why there is none."""
         raise NotImplementedError
 
+    def write(self, value: Any) -> Any:
+        """Return plain data that `read` makes `value` of, once it is YAML; `ValueError` if there is none."""
+        raise NotImplementedError
+
     def schema(self, definitions: Json) -> Json:
         """Return the JSON Schema of what `read` takes; structs go to `definitions`."""
         raise NotImplementedError
@@ -141,9 +147,15 @@ class Form:
 class ScalarForm(Form):
     """A single value, read from its text by a function that raises ValueError with the cure."""
 
-    def __init__(self, read: Callable[[str, yaml.ScalarNode], Any], schema: Json) -> None:
+    def __init__(
+        self,
+        read: Callable[[str, yaml.ScalarNode], Any],
+        schema: Json,
+        write: Callable[[Any], Plain] = lambda value: value,
+    ) -> None:
         self._read = read
         self._schema = schema
+        self._write = write
 
     def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
         if not isinstance(node, yaml.ScalarNode):
@@ -155,17 +167,30 @@ class ScalarForm(Form):
         except ValueError as wrong:
             return reading.report(path, str(wrong), node)
 
+    def write(self, value: Any) -> Any:
+        return self._write(value)
+
     def schema(self, definitions: Json) -> Json:
         return dict(self._schema)
 
 
 def _quantity_form(quantity: Quantity) -> ScalarForm:
-    return ScalarForm(lambda text, _: quantity.read(text), {**quantity.schema, "examples": [quantity.example]})
+    schema = {**quantity.schema, "examples": [quantity.example]}
+    return ScalarForm(lambda text, _: quantity.read(text), schema, lambda value: _plainly(spelt(value, quantity)))
+
+
+def _plainly(text: str) -> Plain:
+    """Return a number where the text is one, which YAML would otherwise have to quote."""
+    return int(text) if text.isdigit() and len(text) < 16 else text
 
 
 def _bound_form(bound: Bound) -> ScalarForm:
     schema = {**BOUND_SCHEMA, "examples": [f"<= {bound.of.example}"]}
-    return ScalarForm(lambda text, _: comparison(text, bound.of.read), schema)
+
+    def write(bounded: Comparison) -> str:
+        return f"{bounded.operator} {spelt(bounded.limit, bound.of)}"
+
+    return ScalarForm(lambda text, _: comparison(text, bound.of.read), schema, write)
 
 
 def _whole_form(whole: Whole) -> ScalarForm:
@@ -273,6 +298,10 @@ class StructForm(Form):
                 whole = False
         return self._made(reading, values, path) if whole else MISSING
 
+    def write(self, value: Any) -> Any:
+        values = ((key, field, form, getattr(value, field.name)) for key, (field, form) in self.fields.items())
+        return {key: form.write(each) for key, field, form, each in values if field.required or each != _default(field)}
+
     def _made(self, reading: Reading, values: dict[str, Any], path: str) -> Any:
         made = self.struct(**values)
         before = len(reading.problems)
@@ -325,6 +354,13 @@ class OneOfForm(Form):
             return self.choices[key].read(reading, value_node, here)
         return MISSING
 
+    def write(self, value: Any) -> Any:
+        tag = str(value.__struct_config__.tag)
+        if tag not in self.choices:
+            raise ValueError(f"a {tag} cannot be written here")
+        written = self.choices[tag].write(value)
+        return written if self.choices[tag] is self.short else {tag: written}
+
     def schema(self, definitions: Json) -> Json:
         forms: list[Json] = [
             {
@@ -355,6 +391,9 @@ class SequenceForm(Form):
             reading.at(here, item_node)
             values.append(self.item.read(reading, item_node, here))
         return MISSING if any(value is MISSING for value in values) else tuple(values)
+
+    def write(self, value: Any) -> Any:
+        return [self.item.write(each) for each in value]
 
     def schema(self, definitions: Json) -> Json:
         return {"type": "array", "items": self.item.schema(definitions), "maxItems": ITEMS_MAX}
@@ -393,6 +432,16 @@ class TableForm(Form):
             elif (value := self._scalar.read(reading, value_node, here)) is not MISSING:
                 yield inside, value
 
+    def write(self, value: Any) -> Any:
+        tables: dict[str, Any] = {}
+        for path, each in value.items():
+            *above, key = path.split(".")
+            table = tables
+            for name in above:
+                table = table.setdefault(name, {})
+            table[key] = each
+        return tables
+
     def schema(self, definitions: Json) -> Json:
         schema = self.table.schema()
         definitions |= schema.pop("$defs", {})
@@ -402,6 +451,11 @@ class TableForm(Form):
 def _meaning(kind: Any) -> str:
     """Return the plain text that a field's annotation carries."""
     return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, str)), "")
+
+
+def _default(field: FieldInfo) -> Any:
+    """Return what a field is where the file does not say."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def _positive(quantity: Quantity) -> Quantity:
@@ -417,15 +471,19 @@ def _positive(quantity: Quantity) -> Quantity:
 
 
 class _MappedForm(Form):
-    """Reads with another form and makes something of the value."""
+    """Reads with another form and makes something of the value, which has it as its attribute `part`."""
 
-    def __init__(self, form: Form, make: Callable[[Any], Any]) -> None:
+    def __init__(self, form: Form, make: Callable[[Any], Any], part: str) -> None:
         self._form = form
         self._make = make
+        self._part = part
 
     def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
         value = self._form.read(reading, node, path)
         return value if value is MISSING else self._make(value)
+
+    def write(self, value: Any) -> Any:
+        return self._form.write(getattr(value, self._part))
 
     def schema(self, definitions: Json) -> Json:
         return self._form.schema(definitions)
@@ -435,11 +493,9 @@ _SKEWED = (Exponential, Lognormal, Gamma, Weibull, Empirical)
 
 
 def _spread_form(spread: Spread) -> Form:
-    constant = _MappedForm(_quantity_form(spread.of), Constant)
+    constant = _MappedForm(_quantity_form(spread.of), Constant, "value")
     positive = _quantity_form(_positive(spread.of))
-    skewed: dict[str, Form] = {
-        str(each.__struct_config__.tag): StructForm(each, positive) for each in _SKEWED
-    }
+    skewed: dict[str, Form] = {str(each.__struct_config__.tag): StructForm(each, positive) for each in _SKEWED}
     return OneOfForm({"constant": constant, **skewed}, short=constant)
 
 
@@ -572,6 +628,22 @@ def read_yaml(text: str, kind: type[msgspec.Struct], source: str) -> Any:
     if reading.problems:
         raise Unreadable(reading.problems, source)
     return made
+
+
+def plain(value: msgspec.Struct) -> Json:
+    """Return what stands in a file that `read_yaml` reads `value` from; what is as by default is left out.
+
+    Raises
+    ------
+    ValueError
+        No file says this.
+    """
+    return dict(StructForm(type(value)).write(value))
+
+
+def write_yaml(value: msgspec.Struct) -> str:
+    """Return YAML that `read_yaml` reads `value` from. Raises like `plain`."""
+    return yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def json_schema(kind: type[msgspec.Struct], title: str) -> Json:

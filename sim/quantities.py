@@ -10,6 +10,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -133,6 +134,29 @@ class Quantity(NamedTuple):
     read: Callable[[str], float]
     schema: dict[str, Any]
     example: str | float
+
+
+UNITS = {**SECONDS, "%": 0.01, **{f"/{unit}": 1 / seconds for unit, seconds in SECONDS.items()}, "": 1.0}
+
+
+def spelt(value: float, quantity: Quantity) -> str:
+    """Return the shortest text that `quantity` reads as exactly `value`; `ValueError` if none does."""
+    exact = f"{Decimal(repr(float(value))):f}".removesuffix(".0")
+    numbers = [(exact, "s"), (exact, "/s"), (exact, "")]
+    numbers += [
+        (f"{Decimal(repr(round(value / worth, 12))):f}".removesuffix(".0"), unit) for unit, worth in UNITS.items()
+    ]
+    found = [pair for pair in numbers if _reads("".join(pair), quantity) == value]
+    if not found:
+        raise ValueError(f"{value} cannot be written as one reads {quantity.example}")
+    return "".join(min(found, key=lambda pair: (len(pair[0]), "." in pair[0], len(pair[1]))))
+
+
+def _reads(text: str, quantity: Quantity) -> float | None:
+    try:
+        return quantity.read(text)
+    except ValueError:
+        return None
 
 
 class Spread(NamedTuple):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from msgspec import Struct, structs
 from pydantic import ValidationError
 
@@ -14,7 +16,20 @@ from orchestra.config import FIELDS, Settings, nested
 from sim.evidence import ALL_FAULTS
 from sim.expectations import PROPERTIES, Expectation
 from sim.faults import Fault, kind_of
-from sim.forms import Json, OneOf, Plain, Problem, Table, Unreadable, decoded, json_schema, nearest, read_yaml
+from sim.forms import (
+    Json,
+    OneOf,
+    Plain,
+    Problem,
+    Table,
+    Unreadable,
+    decoded,
+    json_schema,
+    nearest,
+    plain,
+    read_yaml,
+    write_yaml,
+)
 from sim.provider import ProviderModel
 from sim.quantities import DURATION, show_duration
 from sim.stores import StoresModel
@@ -130,6 +145,27 @@ def load(path: Path) -> Scenario:
     except OSError as wrong:
         raise Unreadable([Problem(1, 1, "", f"cannot be read ({wrong.strerror}): check the path")], str(path)) from None
     return parse(decoded(data, str(path)), str(path))
+
+
+def write(scenario: Scenario) -> str:
+    """Return a scenario's file: what `parse` reads it from.
+
+    Raises
+    ------
+    ValueError
+        No file says this: its workload is a trace that was not named in one.
+    """
+    return write_yaml(scenario)
+
+
+def digest(scenario: Scenario) -> str:
+    """Return a digest of all that makes a run what it is: neither what is expected of it, nor its description."""
+    story = structs.replace(scenario, description="", expectations=())
+    try:
+        said: object = plain(story)
+    except ValueError:
+        said = story
+    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
 
 
 def schema() -> Json:

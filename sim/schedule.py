@@ -109,7 +109,7 @@ class Shuffled:
 
 
 class _Urn(list[asyncio.Handle]):
-    """A list in FIFO order: taking one out moves at most `WINDOW_MAX` pointers, which is quicker than any cleverness."""
+    """A list in FIFO order: taking one out moves at most `WINDOW_MAX` pointers, quicker than any cleverness."""
 
     def __init__(self, draw: Callable[[], float], note: Note | None) -> None:
         super().__init__()
