@@ -59,6 +59,13 @@ class Faults:
             yield injection
         finally:
             active.remove(injection)  # type: ignore[arg-type]
+            if not active:
+                del self._active[type(fault)]
+
+    @property
+    def calm(self) -> bool:
+        """Whether no fault at all is in force: what a model may ask first, to be cheap on an ordinary day."""
+        return not self._active
 
     def active(self, kind: type[F]) -> list[Injection[F]]:
         """Return what is in force of one kind of fault, in order of injection."""

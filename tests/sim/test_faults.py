@@ -3,13 +3,22 @@
 import pytest
 
 from sim.faults import Faults, ProviderFailing, ProviderSlow, StoreDown, kind_of
-from sim.provider_faults import failing as fails
-from sim.provider_faults import slowdown
+from sim.provider_errors import Luck
+from sim.provider_faults import Asked, ending
+from sim.provider_faults import slowdown as slowdown_of
 from sim.store_faults import down as is_down
 
 SLOW = ProviderSlow(at=0, lasts=1, factor=3)
 FAILING = ProviderFailing(at=0, lasts=1, rate=0.5)
 DOWN = StoreDown(at=0, lasts=1, store="sessions")
+
+
+def fails(faults: Faults, luck: float) -> bool:
+    return ending(faults, Asked("main", "a conversation", Luck(luck), Luck(0.5))) == "failed"
+
+
+def slowdown(faults: Faults) -> float:
+    return slowdown_of(faults, Asked("main", "a conversation", Luck(0.5), Luck(0.5)))
 
 
 def test_nothing_is_wrong_without_a_fault():
