@@ -3,8 +3,8 @@
 What `sim.asgi` leaves out holds here, because Sanic's own protocol does it: REQUEST_TIMEOUT (408), RESPONSE_TIMEOUT
 (503), KEEP_ALIVE_TIMEOUT, REQUEST_MAX_SIZE, the back pressure of a slow reader, a client that goes away, and WebSockets
 with their pings, closes and limits. The life of the application is that of Sanic's runner (`sanic.server.runners`),
-without its processes and signals. As Sanic keeps its rewritten methods on its classes, of two applications that are up at once
-the last one started decides which signals they have (`sim.asgi`).
+without its processes and signals. As Sanic keeps its rewritten methods on its classes, of two applications that are up
+at once the last one started decides which signals they have (`sim.asgi`).
 """
 
 from __future__ import annotations
@@ -91,7 +91,11 @@ async def _started(server: Any) -> None:
     except BaseException:
         server.serve_coro.close()  # it would tell that nobody awaited it
         raise
-    server.server = await server.serve_coro
+    try:
+        server.server = await server.serve_coro
+    except OSError:
+        await server.after_stop()
+        raise
     await server.after_start()
     server.app.set_serving(True)
 
