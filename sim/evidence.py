@@ -29,6 +29,7 @@ from orchestra.events import (
 )
 from orchestra.resilience.degradation import Level
 from sim import journal as told
+from sim.fleet import Fleet
 from sim.journal import Entry, Journal
 
 ALL_FAULTS = "fault"
@@ -192,6 +193,7 @@ class Evidence:
         self.defects = 0
         self.first_defect: UnexpectedError | None = None
         self.audited: told.Audited | None = None
+        self.fleet = Fleet()
         self.complete = False
         self.read(journal)
 
@@ -250,6 +252,22 @@ class Evidence:
 
     def _change_level(self, entry: LevelChanged) -> None:
         self.levels.append(entry)
+
+    def _change_level_of_one(self, entry: told.InstanceLevelChanged) -> None:
+        self.levels += self.fleet.level(entry)
+
+    def _change_breaker_of_one(self, entry: told.InstanceBreakerChanged) -> None:
+        self.changes += self.fleet.breaker(entry)
+
+    def _crash(self, entry: told.InstanceCrashed) -> None:
+        """An instance has forgotten all; its turns have ended, for they will not go on."""
+        for turn in entry.turns:
+            self.open_turns.change(turn, -1)
+        for change in self.fleet.crash(entry):
+            if isinstance(change, LevelChanged):
+                self.levels.append(change)
+            else:
+                self.changes.append(change)
 
     def _operate(self, entry: OperatorActed) -> None:
         self.operated.append(entry)
@@ -384,6 +402,9 @@ _TAKES: dict[type, Callable[[Evidence, Any], None]] = {
     TurnFinished: Evidence._close_turn,
     BreakerChanged: Evidence._change_breaker,
     LevelChanged: Evidence._change_level,
+    told.InstanceLevelChanged: Evidence._change_level_of_one,
+    told.InstanceBreakerChanged: Evidence._change_breaker_of_one,
+    told.InstanceCrashed: Evidence._crash,
     OperatorActed: Evidence._operate,
     CallRetried: Evidence._help,
     CallHedged: Evidence._help,

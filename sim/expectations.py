@@ -277,6 +277,11 @@ def _no_defects(evidence: Evidence) -> tuple[bool, str]:
 
 def _levels_in_order(evidence: Evidence) -> tuple[bool, str]:
     """The degradation level moved in adjacent steps only, each from where the one before had ended."""
+    fleet = evidence.fleet
+    if fleet.steps:  # of several instances, each must: together they may skip one, as where the worst of them crashes
+        for leap in fleet.leaps:
+            return False, f"at {show_duration(leap.at)} {leap.instance} from {leap.before} to {leap.after}"
+        return True, f"{fleet.steps} adjacent steps"
     level = LEVELS[0]
     for change in evidence.levels:
         if change.before != level or abs(LEVELS.index(change.after) - LEVELS.index(level)) != 1:

@@ -28,7 +28,8 @@ PER_SECOND = 1e6
 """Times are kept to the microsecond."""
 
 BATCH = 512
-_FREE_TEXTS = ("correlation_id", "session", "session_id", "span_id", "turn_id", "traceback", "detail", "reason", "what")
+_IDS = ("correlation_id", "session", "session_id", "span_id", "turn_id", "turns")
+_FREE_TEXTS = (*_IDS, "traceback", "detail", "reason", "what")
 
 
 class RunStarted(Struct, frozen=True, tag="run_started"):
@@ -183,6 +184,58 @@ class Audited(Struct, frozen=True, tag="audited"):
     duplicated: int
 
 
+class InstanceStarted(Struct, frozen=True, tag="instance_started"):
+    """An instance (or one of its workers) takes turns from now on, with empty memory."""
+
+    at: float
+    instance: str
+
+
+class InstanceCrashed(Struct, frozen=True, tag="instance_crashed"):
+    """An instance (or one of its workers) is dead, and with it its `turns`, by correlation id, which end nowhere."""
+
+    at: float
+    instance: str
+    turns: tuple[str, ...]
+
+
+class InstanceOut(Struct, frozen=True, tag="instance_out"):
+    """A balancer has taken an instance out of rotation."""
+
+    at: float
+    instance: str
+    reason: str
+
+
+class InstanceIn(Struct, frozen=True, tag="instance_in"):
+    """A balancer has put an instance back into rotation."""
+
+    at: float
+    instance: str
+
+
+class InstanceLevelChanged(Struct, frozen=True, tag="instance_level_changed"):
+    """The `LevelChanged` of one of several instances."""
+
+    at: float
+    instance: str
+    before: str
+    after: str
+    health: float | None
+    reason: str
+
+
+class InstanceBreakerChanged(Struct, frozen=True, tag="instance_breaker_changed"):
+    """The `BreakerChanged` of one of several instances."""
+
+    at: float
+    instance: str
+    breaker: str
+    before: str
+    after: str
+    reason: str
+
+
 WorldEvent = (
     RunStarted
     | RunFinished
@@ -197,6 +250,12 @@ WorldEvent = (
     | ProviderCallOutlived
     | ProviderPriced
     | Audited
+    | InstanceStarted
+    | InstanceCrashed
+    | InstanceOut
+    | InstanceIn
+    | InstanceLevelChanged
+    | InstanceBreakerChanged
 )
 Entry = events.Event | WorldEvent
 

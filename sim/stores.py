@@ -42,7 +42,7 @@ class StoresModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     pool: Annotated[PoolModel | None, "connections to PostgreSQL; without it they never run out"] = None
     commits: Annotated[
         Literal["synchronous", "asynchronous"],
-        "whether PostgreSQL acknowledges what its replica has not: such commits are lost in a failover. Redis always does",
+        "whether PostgreSQL acknowledges what its replica has not, and a failover loses; Redis always does",
     ] = "synchronous"
 
 
