@@ -168,8 +168,9 @@ class Refused(Exception):
 class Socket:
     """The client's side of an accepted WebSocket."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread_max: int | None = None) -> None:
         self.inbox: asyncio.Queue[Message | None] = asyncio.Queue()  # from the application; None: its task ended
+        self.room = None if unread_max is None else asyncio.Semaphore(unread_max)
         self.outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._closed: Closed | None = None
 
@@ -189,6 +190,8 @@ class Socket:
         if self._closed is None:
             message = await self.inbox.get()
             if message is not None and message["type"] == "websocket.send":
+                if self.room is not None:
+                    self.room.release()
                 data: str | bytes | None = message.get("text")
                 return message["bytes"] if data is None else data
             closed = message or {}
@@ -202,9 +205,17 @@ class Socket:
 
 @asynccontextmanager
 async def websocket(
-    app: Application, path: str, headers: Headers = (), *, client: tuple[str, int] = CLIENT
+    app: Application,
+    path: str,
+    headers: Headers = (),
+    *,
+    client: tuple[str, int] = CLIENT,
+    unread_max: int | None = None,
 ) -> AsyncIterator[Socket]:
     """Open a WebSocket to a started application; at the end of the body the client closes it and the handler ends.
+
+    With `unread_max` the application waits in sending while so many messages are on their way or unread: the back
+    pressure of a slow reader, whose socket's buffers are full.
 
     Cancelling the caller cancels the handler, as a server does that is stopped.
 
@@ -213,13 +224,15 @@ async def websocket(
     Refused
         The application did not accept it.
     """
-    socket = Socket()
+    socket = Socket(unread_max)
     socket.outbox.put_nowait({"type": "websocket.connect"})
     scope = _scope("GET", path, headers, b"", client)
     scope.update({"type": "websocket", "scheme": "ws", "subprotocols": []})
     del scope["method"]
 
     async def send(message: Message) -> None:
+        if socket.room is not None and message["type"] == "websocket.send":
+            await socket.room.acquire()
         socket.inbox.put_nowait(message)
 
     task = asyncio.ensure_future(app(scope, socket.outbox.get, send))

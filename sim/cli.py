@@ -48,9 +48,10 @@ app.command("calibrate")(cli_calibrate.command)
 def run(
     scenario: Annotated[Path | None, typer.Argument(help="Scenario file (YAML); optional with --trace.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Same scenario and seed, same run.")] = 0,
-    door: Annotated[str, typer.Option(help="Where clients come in: orchestrator, or service (the whole app).")] = DOORS[
-        0
-    ],
+    door: Annotated[
+        str | None,
+        typer.Option(help="Where clients come in: orchestrator, or service (the whole app), as scenarios say."),
+    ] = None,
     journal: Annotated[Path | None, typer.Option(help="Write what happened here, as JSON lines.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a report with plots here, as one HTML file.")] = None,
     trace: Annotated[
@@ -59,12 +60,14 @@ def run(
 ) -> None:
     """Run a scenario and print its timeline and verdict."""
     story = _story(scenario, trace)
-    way_in = _door(door)
+    way_in = story.door if door is None else _door(door)
     with _interruptible() as watch:
         for path in (journal, report):
             _refuse_unwritable(path)
         try:
             done = rehearse(story, seed=seed, door=way_in, watch=watch)
+        except Unreadable as wrong:
+            _fail(str(wrong), Status.INVALID)
         except (Leak, Deadlock, Livelock) as defect:
             _fail(f"the run cannot go on: {defect}", Status.FAILED)
     if journal is not None:
@@ -72,8 +75,8 @@ def run(
     if report is not None:
         from sim import report as reports  # noqa: PLC0415 - draws with matplotlib, which takes a second to import
 
-        reports.write(done, report, _again(scenario, trace, done))
-    _show(done, _again(scenario, trace, done))
+        reports.write(done, report, _again(scenario, trace, story.door, done))
+    _show(done, _again(scenario, trace, story.door, done))
     raise typer.Exit(done.verdict.exit_code)
 
 
@@ -136,12 +139,12 @@ def _show(done: Run, again: str) -> None:
         sys.stdout.write(f"{line.rstrip()}\n")  # not by click, which writes UTF-8 to what knows only ASCII
 
 
-def _again(scenario: Path | None, trace: Path | None, done: Run) -> str:
+def _again(scenario: Path | None, trace: Path | None, door: DoorName, done: Run) -> str:
     words = ["orchestra", "sim", "run"]
     words += [str(scenario)] if scenario is not None else []
     words += ["--trace", str(trace)] if trace is not None else []
     words += ["--seed", str(done.seed)]
-    words += ["--door", done.door] if done.door != DOORS[0] else []
+    words += ["--door", done.door] if done.door != door else []
     return shlex.join(words)
 
 

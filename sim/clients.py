@@ -1,166 +1,110 @@
-"""The clients of a simulated world: they come when they had meant to, whatever the service does, and count replies.
+"""All clients of a simulated world: each population comes as its workload says, and tells how it fared.
 
-One that got no answer may ask again (`sim.workload.Retries`); how its turn ended is then how the last attempt did. An
-apology is no answer: it counts as shed, though the service had a reply.
-
-There are two doors to come in by: `orchestrator_door` calls the orchestrator as a request handler does, in a scope of
-the container; `service_door` posts to the whole Sanic app through ASGI. Both tell a failure by its error's stable kind.
+siblings: `sim.request_clients` (open and closed loops, traces), `sim.websocket_clients`
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from random import Random
-from typing import Literal, NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
-import msgspec
+from sim.client_faults import ClientsDisconnected
+from sim.doors import DOORS, Door, DoorName, ServiceDoor, SocketDoor, orchestrator_door
+from sim.entropy import Streams
+from sim.injection import Faults, Injection
+from sim.journal import WorldEvent
+from sim.request_clients import Crowd, Regulars
+from sim.tally import Tally
+from sim.websocket_clients import Sockets
+from sim.workload import (
+    Arrival,
+    ClosedLoop,
+    OpenLoop,
+    Part,
+    Recording,
+    Replay,
+    Single,
+    WebSockets,
+    Workload,
+    populations,
+    stream_name,
+)
 
-from orchestra.chat.orchestrator import SHED, ChatOrchestrator
-from orchestra.container import DIContainer
-from orchestra.errors import OrchestraError
-from orchestra.events import TurnOutcome
-from orchestra.gateway.problems import TYPE_PREFIX, Problem
-from orchestra.model import ChatReply, ChatRequest
-from sim import asgi
-from sim.journal import ClientArrived, ClientFinished, ClientRetried, WorldEvent
-from sim.workload import Arrival, Workload
-
-DoorName = Literal["orchestrator", "service"]
-DOORS: tuple[DoorName, ...] = ("orchestrator", "service")
-CHAT_PATH = "/chat/v2/chat"
-CORRELATION_ID_BYTES = 8
-TIMED_OUT = "client-timeout"
-APOLOGY = "apology"
-SHED_KINDS = tuple(error.kind for error in SHED)
-
-
-class Refused(Exception):
-    """A turn got no answer: the kind of error that told so, and after how many seconds it asks to come back, if so."""
-
-    def __init__(self, kind: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(kind)
-        self.kind = kind
-        self.retry_after_seconds = retry_after_seconds
+__all__ = ["DOORS", "Clients", "Door", "DoorName", "ServiceDoor", "SocketDoor", "orchestrator_door"]
 
 
-Door = Callable[[ChatRequest, str], Awaitable[ChatReply]]
-"""Takes a request and its correlation id, returns the reply or raises `Refused`."""
-
-
-def orchestrator_door(container: DIContainer) -> Door:
-    """Return the door that calls `ChatOrchestrator.handle_chat`."""
-
-    async def send(request: ChatRequest, correlation_id: str) -> ChatReply:
-        try:
-            async with container.create_scope() as scope:
-                orchestrator = await scope.resolve(ChatOrchestrator)
-                return await orchestrator.handle_chat(request, correlation_id=correlation_id)
-        except OrchestraError as error:
-            raise Refused(error.kind, error.retry_after_seconds) from error
-
-    return send
-
-
-def service_door(app: asgi.Application) -> Door:
-    """Return the door that posts to a started app."""
-    decode_reply = msgspec.json.Decoder(ChatReply).decode
-    decode_problem = msgspec.json.Decoder(Problem).decode
-
-    async def send(request: ChatRequest, correlation_id: str) -> ChatReply:
-        headers = {"content-type": "application/json", "x-request-id": correlation_id}
-        response = await asgi.call(app, "POST", CHAT_PATH, headers, msgspec.json.encode(request))
-        if response.status == 200:
-            return decode_reply(response.body)
-        problem = decode_problem(response.body)
-        raise Refused(problem.type.removeprefix(TYPE_PREFIX), problem.retry_after_seconds)
-
-    return send
-
-
-class Attempt(NamedTuple):
-    """How one attempt ended."""
-
-    outcome: TurnOutcome
-    error: str = ""
-    retry_after_s: float | None = None
-
-
-class Crowd:
+class Clients:
     """All clients of a run.
 
     Parameters
     ----------
     door : Door
+        One that takes WebSockets, where the workload has some.
     workload : Workload
-        How long one waits for an answer, and whether it asks again.
-    chance : Random
-        For correlation ids; one draw an arrival.
-    waits : Random
-        For what is left to chance in waiting before one asks again; one draw each time.
+    streams : Streams
+        Each population draws from some of its own.
+    faults : Faults
+        Those between clients and the service are carried out here.
     record : callable
-        Gets a `ClientArrived` and a `ClientFinished` for each arrival, and a `ClientRetried` for each further attempt.
-
-    Attributes
-    ----------
-    counts : dict of int
-        Turns that ended so far, by outcome.
-    acknowledged : list of (str, str)
-        Session and id of every turn that was answered, be it with an apology: what must never be lost.
+    expect : callable
+        Told of each arrival before it comes.
     """
 
     def __init__(
-        self, door: Door, workload: Workload, chance: Random, waits: Random, record: Callable[[WorldEvent], None]
+        self,
+        door: Door,
+        workload: Workload,
+        streams: Streams,
+        faults: Faults,
+        record: Callable[[WorldEvent], None],
+        expect: Callable[[Arrival], None],
     ) -> None:
-        self.arrived = 0
-        self.counts: dict[TurnOutcome, int] = {"answered": 0, "failed": 0, "shed": 0}
-        self.acknowledged: list[tuple[str, str]] = []
+        self.tally = Tally(record)
         self._door = door
-        self._patience_s = workload.patience
-        self._retries = workload.retries
-        self._chance = chance
-        self._waits = waits
-        self._record = record
-        self._session_ids: dict[str, str] = {}
+        self._populations = populations(workload)
+        self._streams = streams
+        self._expect = expect
+        self._sockets: list[Sockets] = []
+        faults.carry_out(ClientsDisconnected, self._disconnected)
 
-    async def come(self, arrivals: Iterable[Arrival]) -> None:
-        """Let every arrival come at its time, and return when the last client has gone."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as turns:
-            for arrival in arrivals:
-                if (wait_s := arrival.at - loop.time()) > 0:
-                    await asyncio.sleep(wait_s)
-                turns.create_task(self._turn(arrival))
+    async def come(self, duration_s: float) -> None:
+        """Let them all come until `duration_s`, and return when the last one has gone."""
+        async with asyncio.TaskGroup() as all_of_them:
+            for part, clients in self._populations:
+                all_of_them.create_task(self._come(part, clients, duration_s))
 
-    async def _turn(self, arrival: Arrival) -> None:
-        loop = asyncio.get_running_loop()
-        correlation_id = self._chance.randbytes(CORRELATION_ID_BYTES).hex()
-        self.arrived += 1
-        tokens = arrival.context_tokens, arrival.generated_tokens
-        self._record(ClientArrived(arrival.at, arrival.number, correlation_id, arrival.session, *tokens))
-        last = await self._ask(arrival, correlation_id)
-        number = 1
-        while self._retries is not None and last.outcome != "answered" and number < self._retries.attempts:
-            wait_s = self._retries.wait_s(number, last.retry_after_s, self._waits)
-            await asyncio.sleep(wait_s)
-            number += 1
-            self._record(ClientRetried(loop.time(), arrival.number, correlation_id, number, last.error, wait_s))
-            last = await self._ask(arrival, correlation_id)
-        self.counts[last.outcome] += 1
-        now = loop.time()
-        self._record(ClientFinished(now, arrival.number, correlation_id, last.outcome, last.error, now - arrival.at))
+    async def _come(self, part: Part, clients: Single, duration_s: float) -> None:
+        chance = self._streams.stream(stream_name("arrivals", part))
+        match clients:
+            case OpenLoop() | Replay():
+                crowd = Crowd(self._door, clients, part, self._streams, self.tally)
+                await crowd.come(self._expected(clients.coming(duration_s, chance, part)))
+            case ClosedLoop():
+                crowd = Crowd(self._door, clients, part, self._streams, self.tally)
+                await Regulars(crowd, clients, part, chance).come(duration_s, self._expect)
+            case WebSockets():
+                assert isinstance(self._door, SocketDoor)  # the scenario was checked
+                sockets = Sockets(self._door, clients, part, self._streams, self.tally)
+                self._sockets.append(sockets)
+                await sockets.come(duration_s, chance, self._expect)
+            case Recording():
+                raise AssertionError("a trace that a scenario names is read with it")
 
-    async def _ask(self, arrival: Arrival, correlation_id: str) -> Attempt:
-        """Send the turn, in its session where an earlier reply has named that; who has none yet starts a new one."""
-        request = ChatRequest(arrival.message, self._session_ids.get(arrival.session), arrival.user)
+    @asynccontextmanager
+    async def _disconnected(self, injection: Injection[ClientsDisconnected]) -> AsyncIterator[None]:
+        """Cut connections, and keep their clients away, while the fault lasts."""
+        cut = [client for sockets in self._sockets for client in sockets.cut(injection.fault)]
+        injection.touched += len(cut)
+        for client in cut:
+            client.outages += 1
         try:
-            async with asyncio.timeout(self._patience_s):
-                reply = await self._door(request, correlation_id)
-        except TimeoutError:
-            return Attempt("failed", TIMED_OUT)
-        except Refused as refusal:
-            outcome: TurnOutcome = "shed" if refusal.kind in SHED_KINDS else "failed"
-            return Attempt(outcome, refusal.kind, refusal.retry_after_seconds)
-        self._session_ids[arrival.session] = reply.session_id
-        self.acknowledged.append((reply.session_id, reply.turn_id))
-        return Attempt("shed", APOLOGY) if reply.engine == APOLOGY else Attempt("answered")
+            yield
+        finally:
+            for client in cut:
+                client.outages -= 1
+
+    def _expected(self, arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
+        for arrival in arrivals:
+            self._expect(arrival)
+            yield arrival

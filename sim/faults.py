@@ -5,13 +5,24 @@ What a fault does stands beside its data: `sim.provider_faults`, `sim.store_faul
 
 from __future__ import annotations
 
+from sim.client_faults import ClientFault, ClientsDisconnected
 from sim.injection import Faults, Injection
 from sim.provider_faults import ProviderFailing, ProviderFault, ProviderSlow
 from sim.store_faults import StoreDown, StoreFault, StoreName
 
-__all__ = ["Fault", "Faults", "Injection", "ProviderFailing", "ProviderSlow", "StoreDown", "StoreName", "kind_of"]
+__all__ = [
+    "ClientsDisconnected",
+    "Fault",
+    "Faults",
+    "Injection",
+    "ProviderFailing",
+    "ProviderSlow",
+    "StoreDown",
+    "StoreName",
+    "kind_of",
+]
 
-Fault = ProviderFault | StoreFault
+Fault = ProviderFault | StoreFault | ClientFault
 
 
 def kind_of(fault: Fault) -> str:

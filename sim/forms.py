@@ -72,6 +72,13 @@ class OneOf(NamedTuple):
     structs: tuple[type[msgspec.Struct], ...]
 
 
+class OneOrMany(NamedTuple):
+    """Marks a field as a mapping with one key, the tag of one of these structs, or as a list of `many`."""
+
+    one: tuple[type[msgspec.Struct], ...]
+    many: type[msgspec.Struct]
+
+
 Plain = str | int | float | bool
 
 
@@ -214,6 +221,15 @@ def _text_form() -> ScalarForm:
         return text.strip()
 
     return ScalarForm(read, {"type": "string", "minLength": 1, "maxLength": TEXT_CHARS_MAX})
+
+
+def _flag_form() -> ScalarForm:
+    def read(text: str, node: yaml.ScalarNode) -> bool:
+        if node.style is not None or text not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither: write true or false")
+        return text == "true"
+
+    return ScalarForm(read, {"type": "boolean"})
 
 
 def _choice_form(choices: tuple[str, ...]) -> ScalarForm:
@@ -399,6 +415,23 @@ class SequenceForm(Form):
         return {"type": "array", "items": self.item.schema(definitions), "maxItems": ITEMS_MAX}
 
 
+class OneOrManyForm(Form):
+    """A list, or what a list of one would hold, in a form of its own."""
+
+    def __init__(self, one: Form, many: Form) -> None:
+        self._one = one
+        self._many = many
+
+    def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
+        return (self._many if isinstance(node, yaml.SequenceNode) else self._one).read(reading, node, path)
+
+    def write(self, value: Any) -> Any:
+        return (self._many if isinstance(value, tuple) else self._one).write(value)
+
+    def schema(self, definitions: Json) -> Json:
+        return {"anyOf": [self._one.schema(definitions), self._many.schema(definitions)]}
+
+
 class TableForm(Form):
     """A mapping of free keys to plain values and to mappings like itself, whose meaning somebody else checks."""
 
@@ -510,6 +543,7 @@ _BY_MARK: dict[type, Callable[[Any], Form]] = {
     Whole: _whole_form,
     Table: TableForm,
     OneOf: lambda mark: _tagged_form(mark.structs),
+    OneOrMany: lambda mark: OneOrManyForm(_tagged_form(mark.one), SequenceForm(StructForm(mark.many))),
 }
 
 
@@ -534,6 +568,8 @@ def form_of(kind: Any, number: Form | None = None) -> Form:
         return number
     if kind is str:
         return _text_form()
+    if kind is bool:
+        return _flag_form()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return StructForm(kind)
     raise TypeError(f"no form for {kind}")
@@ -600,7 +636,11 @@ def decoded(data: bytes, source: str) -> str:
         raise Unreadable([Problem(line, column, "", "this is not UTF-8: save the file as UTF-8")], source) from None
 
 
-def read_yaml(text: str, kind: type[msgspec.Struct], source: str) -> Any:
+Finish = Callable[[Any, Callable[[str, str], object]], Any]
+"""Makes something of what was read; it may report a problem, by path and message, instead."""
+
+
+def read_yaml(text: str, kind: type[msgspec.Struct], source: str, finish: Finish = lambda made, report: made) -> Any:
     """Read `text` as one `kind`.
 
     Raises
@@ -625,6 +665,8 @@ def read_yaml(text: str, kind: type[msgspec.Struct], source: str) -> Any:
     reading = Reading()
     reading.at("", node)
     made = StructForm(kind).read(reading, node, "")
+    if not reading.problems:
+        made = finish(made, reading.report)
     if reading.problems:
         raise Unreadable(reading.problems, source)
     return made

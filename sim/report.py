@@ -261,7 +261,9 @@ def _helped(evidence: Evidence) -> str:
 
 
 def _again(run: Run, again: str) -> str:
-    source = ["--trace", "TRACE.csv"] if isinstance(run.scenario.workload, Replay) else ["SCENARIO.yaml"]
+    workload = run.scenario.workload
+    beside = isinstance(workload, Replay) and not workload.is_named
+    source = ["--trace", "TRACE.csv"] if beside else ["SCENARIO.yaml"]
     command = again or shlex.join(["orchestra", "sim", "run", *source, "--seed", str(run.seed), "--door", run.door])
     facts = [
         ("Seed", f"{run.seed}"),

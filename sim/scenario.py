@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +13,14 @@ from msgspec import Struct, structs
 from pydantic import ValidationError
 
 from orchestra.config import FIELDS, Settings, nested
+from sim.client_faults import ClientsDisconnected
+from sim.clients import DOORS, DoorName
 from sim.evidence import ALL_FAULTS
 from sim.expectations import PROPERTIES, Expectation
 from sim.faults import Fault, kind_of
 from sim.forms import (
     Json,
-    OneOf,
+    OneOrMany,
     Plain,
     Problem,
     Table,
@@ -33,7 +35,18 @@ from sim.forms import (
 from sim.provider import ProviderModel
 from sim.quantities import DURATION, show_duration
 from sim.stores import StoresModel
-from sim.workload import OpenLoop, Replay, Workload
+from sim.workload import (
+    KINDS,
+    Population,
+    Replay,
+    Requests,
+    TraceBroken,
+    WebSockets,
+    Workload,
+    populations,
+    problems_of,
+    resolved,
+)
 
 CALM_CAPACITY = 512
 
@@ -90,7 +103,8 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, "short, for reports"]
     description: Annotated[str, "what it rehearses, and why"] = ""
     duration: Annotated[float, DURATION, "how long turns arrive; those under way are waited for"]
-    workload: Annotated[Workload, OneOf((OpenLoop,)), "who asks what, when"]
+    workload: Annotated[Workload, OneOrMany(KINDS, Population), "who asks what, when: clients, or a list of named ones"]
+    door: Annotated[DoorName, "where clients come in: the orchestrator itself, or the whole service"] = DOORS[0]
     world: WorldModel = WorldModel()
     settings: Annotated[
         dict[str, Plain],
@@ -104,6 +118,9 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Yield (path, message) for what no single field shows."""
         if self.duration == 0:
             yield "duration", "0 leaves no time: write how long turns arrive, such as 10min"
+        for path, message in problems_of(self.workload):
+            yield f"workload{path}", message
+        yield from self._without_sockets()
         for index, fault in enumerate(self.faults):
             yield from self._outside(f"faults[{index}].{kind_of(fault)}", fault)
         kinds = [kind_of(fault) for fault in self.faults]
@@ -114,6 +131,16 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 yield f"expectations[{index}].{window}", f"{subject!r} is no fault of this scenario: {cure}"
             elif window != "always" and not kinds:
                 yield f"expectations[{index}].{window}", "this scenario has no faults: add one, or expect it `always`"
+
+    def _without_sockets(self) -> Iterator[tuple[str, str]]:
+        """Yield what needs WebSockets and has none."""
+        has_sockets = any(isinstance(each, WebSockets) for _, each in populations(self.workload))
+        if has_sockets and self.door != "service":
+            yield "door", f"WebSockets end at the service, not at the {self.door}: write `door: service`"
+        for index, fault in enumerate(self.faults):
+            if isinstance(fault, ClientsDisconnected) and not has_sockets:
+                path = f"faults[{index}].{kind_of(fault)}"
+                yield path, "nobody has a connection to lose: add clients with `websockets` to the workload"
 
     def _outside(self, path: str, fault: Fault) -> Iterator[tuple[str, str]]:
         end = fault.at + fault.lasts
@@ -126,15 +153,37 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
 
-def parse(text: str, source: str = "scenario") -> Scenario:
-    """Read a scenario from YAML text.
+def entering(scenario: Scenario, door: DoorName) -> Scenario:
+    """Return `scenario` with its clients coming in at `door`.
+
+    Raises
+    ------
+    Unreadable
+        They cannot: there are WebSockets among them.
+    """
+    moved = structs.replace(scenario, door=door)
+    if problems := [Problem(1, 1, path, message) for path, message in moved.problems()]:
+        raise Unreadable(problems, f"{scenario.name} at the door {door}")
+    return moved
+
+
+def parse(text: str, source: str = "scenario", folder: Path = Path()) -> Scenario:
+    """Read a scenario from YAML text, and the traces that it names, as seen from `folder`.
 
     Raises
     ------
     Unreadable
         With every problem: line, column, path and cure.
     """
-    made: Scenario = read_yaml(text, Scenario, source)
+
+    def with_traces(made: Scenario, report: Callable[[str, str], object]) -> Scenario:
+        try:
+            return structs.replace(made, workload=resolved(made.workload, folder))
+        except TraceBroken as broken:
+            report(f"workload{broken.place}", str(broken))
+            return made
+
+    made: Scenario = read_yaml(text, Scenario, source, with_traces)
     return made
 
 
@@ -144,7 +193,7 @@ def load(path: Path) -> Scenario:
         data = path.read_bytes()
     except OSError as wrong:
         raise Unreadable([Problem(1, 1, "", f"cannot be read ({wrong.strerror}): check the path")], str(path)) from None
-    return parse(decoded(data, str(path)), str(path))
+    return parse(decoded(data, str(path)), str(path), path.parent)
 
 
 def write(scenario: Scenario) -> str:
@@ -191,11 +240,10 @@ def replaying(trace: Replay, story: Scenario | None = None) -> Scenario:
             world=WorldModel(provider=ProviderModel(capacity=CALM_CAPACITY)),
             expectations=tuple(Expectation(always=each) for each in PROPERTIES),
         )
-    replayed = structs.replace(
-        story,
-        workload=structs.replace(trace, patience=story.workload.patience, retries=story.workload.retries),
-        duration=duration,
-    )
+    clients = populations(story.workload)[0][1]
+    if isinstance(clients, Requests):
+        trace = structs.replace(trace, patience=clients.patience, retries=clients.retries, stream=clients.stream)
+    replayed = structs.replace(story, workload=trace, duration=duration)
     if problems := [Problem(1, 1, path, message) for path, message in replayed.problems()]:
         raise Unreadable(problems, f"{story.name} with the trace {trace.source}")
     return replayed

@@ -1,32 +1,59 @@
-"""Who asks what, when: arrivals from a seeded open loop, or from a recorded trace.
+"""Who asks what, when: populations of clients, each with its way to come and to bear what it is told.
 
 An open loop sends at its own rate whatever the service does, as the public does; a closed one slows down with the
 service and so hides its stalls ("coordinated omission"). Light on purpose: Locust drives real servers with the same
 arrivals, so nothing here knows SimPy, pandas or the orchestra.
+
+    contract: `Arrival`, one turn that somebody wants;  siblings: `OpenLoop`, `ClosedLoop`, `Recording` (a trace that a
+    scenario names; `Replay` once it is read), `WebSockets`;  together: `Population`, one of several with a name
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import random
+import re
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, field, structs
 
-from sim.distributions import Distribution, Lognormal
-from sim.quantities import COUNT, DURATION, RATE, Spread, Whole
+from sim.arrivals import Arriving, Daily, Modulated, OnOff, Poisson, Process, Profile, State
+from sim.distributions import Constant, Distribution, Lognormal
+from sim.quantities import COUNT, DURATION, RATE, SHARE, Spread, Whole
+from sim.traces import TRACE_HEADER, Row, TraceBroken, read_rows
 
-TRACE_HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-TRACE_BYTES_MAX = 200_000_000
-TRACE_ROWS_MAX = 2_000_000
-TOKENS_MAX = 10_000_000
+__all__ = [
+    "TRACE_HEADER",
+    "Arrival",
+    "ClosedLoop",
+    "Daily",
+    "Modulated",
+    "OnOff",
+    "OpenLoop",
+    "Part",
+    "Population",
+    "Profile",
+    "Recording",
+    "Replay",
+    "Retries",
+    "Row",
+    "State",
+    "TraceBroken",
+    "WebSockets",
+    "Workload",
+    "populations",
+    "read_trace",
+    "stream_name",
+]
+
 PATIENCE_S = 60.0
 POLITE_WAIT_S_MAX = 60.0
+USERS_MAX = 1_000_000
+CONNECTED_USERS_MAX = 10_000
+"""Of users that are each an object of their own: those of a closed loop, and connections."""
+SPEED_MAX = 100_000.0
 
 SUBJECTS = (
     "plan a week in Kyoto",
@@ -41,14 +68,14 @@ SUBJECTS = (
 
 
 class Arrival(NamedTuple):
-    """One turn that a client wants, at a time that does not depend on how the service fares.
+    """One turn that a client wants.
 
     Parameters
     ----------
     at : float
         Seconds from the run's start.
     number : int
-        Counts a run's arrivals from 1.
+        Unique in its run; where there is one population, and it is an open loop, it counts arrivals from 1.
     session : str
         Arrivals of one key continue one conversation.
     user : str or None
@@ -57,6 +84,8 @@ class Arrival(NamedTuple):
         Unique in its run, since it begins with its number: a modelled provider looks up by it what the turn costs.
     context_tokens, generated_tokens : int
         What the provider reads and writes for it.
+    patience_s : float
+        How long its client waits for an answer.
     """
 
     at: float
@@ -66,6 +95,31 @@ class Arrival(NamedTuple):
     message: str
     context_tokens: int
     generated_tokens: int
+    patience_s: float = PATIENCE_S
+
+
+class Part(NamedTuple):
+    """Which population of a run this is, so that numbers and names of several do not meet."""
+
+    name: str = ""
+    place: int = 0
+    among: int = 1
+
+    def number(self, ordinal: int) -> int:
+        """Return the number of this part's arrival number `ordinal`, from 1."""
+        return (ordinal - 1) * self.among + self.place + 1
+
+    def named(self, name: str) -> str:
+        """Return `name`, told apart from the same in other parts."""
+        return f"{self.name}.{name}" if self.name else name
+
+
+WHOLE = Part()
+
+
+def stream_name(purpose: str, part: Part) -> str:
+    """Return the name of the stream of chance that a population has for a purpose."""
+    return f"{purpose}.{part.name}" if part.name else purpose
 
 
 class Retries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,11 +128,15 @@ class Retries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     A ``naive`` one waits for the same short time whatever it is told. A ``polite`` one waits as long as Retry-After
     asks it to, and then for a time drawn from 0 to `wait`, doubled with each attempt and at most `POLITE_WAIT_S_MAX`:
     exponential backoff with full jitter (AWS Architecture Blog, 2015), so that not all come back at once.
+
+    With a `budget` the clients of a population are one application that keeps count of its retries: each turn earns so
+    much of a retry, and one that finds none earned is not made (Finagle's RetryBudget).
     """
 
     attempts: Annotated[int, Whole(2, 100), "how often one asks in all"] = 3
     wait: Annotated[float, DURATION, "how long one waits before it asks again; the polite draw from it"] = 0.5
     style: Annotated[Literal["naive", "polite"], "whether one comes back at once, or backs off"] = "naive"
+    budget: Annotated[float | None, SHARE, "retries that all together may add, as a share of their turns"] = None
 
     def wait_s(self, attempt: int, retry_after_s: float | None, chance: random.Random) -> float:
         """Return how long to wait after attempt number `attempt` (from 1) failed; one draw, whatever the style."""
@@ -88,169 +146,351 @@ class Retries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return (retry_after_s or 0.0) + luck * min(POLITE_WAIT_S_MAX, self.wait * 2.0 ** (attempt - 1))
 
 
-class OpenLoop(Struct, frozen=True, kw_only=True, tag="open_loop", forbid_unknown_fields=True):
-    """Poisson arrivals from a population of users who hold conversations of several turns."""
+BUDGET_START = 10.0
+BUDGET_MAX = 100.0
 
-    rate: Annotated[float, RATE, "mean arrivals of the whole population"]
-    users: Annotated[int, Whole(1, 1_000_000), "how many people take part"] = 200
-    turns_per_session: Annotated[int, Whole(1, 100), "turns before a user starts a new conversation"] = 5
+
+class RetryBudget:
+    """How many retries a population has earned, from `BUDGET_START` on, and at most `BUDGET_MAX`.
+
+    Parameters
+    ----------
+    share : float or None
+        Retries that a turn earns; None bounds nothing.
+    """
+
+    def __init__(self, share: float | None) -> None:
+        self._share = share
+        self._left = BUDGET_START
+
+    def earn(self) -> None:
+        """Count one turn."""
+        if self._share is not None:
+            self._left = min(BUDGET_MAX, self._left + self._share)
+
+    def take(self) -> bool:
+        """Spend one retry, or return False where none is left."""
+        if self._share is None:
+            return True
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+class Asking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all populations have: what their turns cost, and how long one waits for an answer."""
+
     context_tokens: Annotated[Distribution, Spread(COUNT), "tokens the provider reads a turn"] = Lognormal(400, 2000)
     generated_tokens: Annotated[Distribution, Spread(COUNT), "tokens the provider writes a turn"] = Lognormal(130, 600)
-    patience: Annotated[float, DURATION, "how long a client waits for an answer before it goes away, or asks again"] = (
-        PATIENCE_S
-    )
-    retries: Annotated[Retries | None, "how clients ask again; without it they do not"] = None
+    patience: Annotated[
+        Distribution, Spread(DURATION), "how long a client waits for an answer before it goes away, or asks again"
+    ] = Constant(PATIENCE_S)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (path, message) for what no single field shows."""
-        if self.patience == 0:
+        if self.patience == Constant(0.0):
             yield "patience", "0 is out of bounds: a client waits for some time, such as 60s"
 
-    def arrivals(self, duration_s: float, chance: random.Random) -> Iterator[Arrival]:
-        """Yield arrivals up to `duration_s`; five draws from `chance` each, whatever the parameters."""
-        turns = [0] * self.users
-        at = 0.0
-        number = 0
-        while True:
-            at += -math.log(1.0 - chance.random()) / self.rate
-            if at >= duration_s:
-                return
-            number += 1
-            user = int(chance.random() * self.users)
-            session = turns[user] // self.turns_per_session
-            turns[user] += 1
-            subject = SUBJECTS[int(chance.random() * len(SUBJECTS))]
-            yield Arrival(
-                at=at,
-                number=number,
-                session=f"user-{user}/{session}",
-                user=f"user-{user}",
-                message=f"arrival {number}: {subject}",
-                context_tokens=max(1, round(self.context_tokens.draw(chance))),
-                generated_tokens=max(1, round(self.generated_tokens.draw(chance))),
+    def turn(self, ordinal: int, session: str, user: str, part: Part, chance: random.Random) -> Arrival:
+        """Return a turn that somebody wants now; four draws, whatever the parameters."""
+        number = part.number(ordinal)
+        subject = SUBJECTS[int(chance.random() * len(SUBJECTS))]
+        return Arrival(
+            at=0.0,
+            number=number,
+            session=session,
+            user=user,
+            message=f"arrival {number}: {subject}",
+            context_tokens=max(1, round(self.context_tokens.draw(chance))),
+            generated_tokens=max(1, round(self.generated_tokens.draw(chance))),
+            patience_s=self.patience.draw(chance),
+        )
+
+
+class Requests(Asking, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all populations have that send requests, one a turn."""
+
+    retries: Annotated[Retries | None, "how clients ask again; without it they do not"] = None
+    stream: Annotated[bool, "whether answers are asked for in pieces, as a person reads them"] = False
+
+
+class OpenLoop(Requests, frozen=True, kw_only=True, tag="open_loop", forbid_unknown_fields=True):
+    """Users who hold conversations of several turns, and come at a rate of their own: `rate`, or `arrivals`."""
+
+    rate: Annotated[float | None, RATE, "mean arrivals of the whole population, independent of each other"] = None
+    arrivals: Annotated[Process | None, "arrivals that come in bursts, or by the hour, instead of at one rate"] = None
+    users: Annotated[int, Whole(1, USERS_MAX), "how many people take part"] = 200
+    turns_per_session: Annotated[int, Whole(1, 100), "turns before a user starts a new conversation"] = 5
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (path, message) for what no single field shows."""
+        yield from super().problems()
+        if self.rate is None and self.arrivals is None:
+            yield (
+                "",
+                "rate is missing: add it (mean arrivals of the whole population), or `arrivals` for bursts or hours",
             )
+        elif self.rate is not None and self.arrivals is not None:
+            yield "arrivals", "says how many come, as does `rate`: keep one of them"
+
+    @property
+    def process(self) -> Arriving:
+        """How they arrive."""
+        if self.arrivals is not None:
+            return self.arrivals
+        assert self.rate is not None  # else the form refuses it
+        return Poisson(self.rate)
+
+    def coming(self, duration_s: float, chance: random.Random, part: Part = WHOLE) -> Iterator[Arrival]:
+        """Yield arrivals up to `duration_s`.
+
+        Times have draws of their own, so what the n-th arrival asks is the same whatever the rate; five draws each.
+        """
+        times = self.process.times(duration_s, random.Random(chance.getrandbits(64)))
+        turns = [0] * self.users
+        for ordinal, at in enumerate(times, 1):
+            number = int(chance.random() * self.users)
+            session = turns[number] // self.turns_per_session
+            turns[number] += 1
+            user = part.named(f"user-{number}")
+            yield self.turn(ordinal, f"{user}/{session}", user, part, chance)._replace(at=at)
 
 
-class Row(NamedTuple):
-    """One row of a trace: seconds from its first row, tokens read, tokens written."""
+class Visit(NamedTuple):
+    """What a user of a closed loop does next: thinks for so long, then wants this turn (whose `at` is for who asks)."""
 
-    at: float
-    context_tokens: int
-    generated_tokens: int
+    pause_s: float
+    turn: Arrival
 
 
-class Replay(Struct, frozen=True, tag="replay"):
-    """Recorded arrivals, each a conversation of its own: a trace does not say which belong together."""
+class ClosedLoop(Requests, frozen=True, kw_only=True, tag="closed_loop", forbid_unknown_fields=True):
+    """Users who each send, wait for the answer, think, and send again.
 
-    source: str
-    rows: tuple[Row, ...]
-    patience: float = PATIENCE_S
-    retries: Retries | None = None
+    Few services have such clients, and few load tests others: while the service stalls they do not ask, so what they
+    measure leaves out most of what the public would have suffered (Tene, "How NOT to Measure Latency", 2013; Schroeder,
+    Wierman and Harchol-Balter, "Open Versus Closed: A Cautionary Tale", NSDI 2006).
+    """
+
+    users: Annotated[int, Whole(1, CONNECTED_USERS_MAX), "how many people take part, each with one turn at a time"]
+    think: Annotated[Distribution, Spread(DURATION), "from an answer to the same user's next turn"]
+    turns_per_session: Annotated[int, Whole(1, 100), "turns before a user starts a new conversation"] = 5
+    start: Annotated[float, DURATION, "they begin spread over so long, not all at once"] = 10.0
+
+    def visits(self, user: int, chance: random.Random, part: Part = WHOLE) -> Iterator[Visit]:
+        """Yield without end what user number `user` (from 0) does; five draws each.
+
+        The first comes after a part of `start`, one user after the other, not after thinking.
+        """
+        name = part.named(f"user-{user}")
+        pause_s = self.start * (user + chance.random()) / self.users
+        turns = 0
+        while True:
+            session = f"{name}/{turns // self.turns_per_session}"
+            yield Visit(pause_s, self.turn(turns * self.users + user + 1, session, name, part, chance))
+            turns += 1
+            pause_s = self.think.draw(chance)
+
+
+class WebSockets(Asking, frozen=True, kw_only=True, tag="websockets", forbid_unknown_fields=True):
+    """Clients that each keep a WebSocket to a session of their own, chat over it, and come back when it is lost.
+
+    They are the SDK's own state machine (`orchestra.sdk.dialogue`): what is unfinished is resumed where it was cut. The
+    ``polite`` come back as the SDK does: after a jittered backoff, and not before the service says. The ``naive`` come
+    back every `wait`, whatever they are told.
+    """
+
+    connections: Annotated[int, Whole(1, CONNECTED_USERS_MAX), "how many clients there are, with one WebSocket each"]
+    rate: Annotated[float | None, RATE, "mean messages of all clients together; without it they idle"] = None
+    start: Annotated[float, DURATION, "they connect spread over so long, not all at once"] = 10.0
+    ping_every: Annotated[float | None, DURATION, "each sends a ping so often; without it idle ones say nothing"] = None
+    reads: Annotated[float | None, RATE, "frames that each takes in; without it, all that come at once"] = None
+    retries: Annotated[Retries, "how they connect again, and send again what was refused"] = Retries(
+        attempts=5, style="polite"
+    )
+    reconnects_for: Annotated[float, DURATION, "how long a client tries before it gives up"] = 300.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (path, message) for what no single field shows."""
+        yield from super().problems()
+        if self.ping_every == 0:
+            yield "ping_every", "0 is no time: write how often, such as 30s, or leave it out"
+        if self.retries.wait == 0:
+            yield "retries.wait", "0 would try without a pause: write how long, such as 500ms"
+        if self.retries.budget is not None:
+            yield "retries.budget", "has no meaning for clients that each count for themselves: remove it"
+
+    def coming(self, duration_s: float, chance: random.Random, part: Part = WHOLE) -> Iterator[tuple[int, Arrival]]:
+        """Yield whose turn it is (from 0), and the turn, up to `duration_s`; five draws each."""
+        if self.rate is None:
+            return
+        times = Poisson(self.rate).times(duration_s, random.Random(chance.getrandbits(64)))
+        for ordinal, at in enumerate(times, 1):
+            number = int(chance.random() * self.connections)
+            name = part.named(f"socket-{number}")
+            yield number, self.turn(ordinal, name, name, part, chance)._replace(at=at)
+
+
+class Recording(Struct, frozen=True, kw_only=True, tag="replay", forbid_unknown_fields=True):
+    """A trace, replayed: arrivals as they were recorded, of a part of the file, faster or slower."""
+
+    file: Annotated[str, "a trace (TIMESTAMP,ContextTokens,GeneratedTokens), as seen from the scenario's folder"]
+    speed: Annotated[float, COUNT, "how many times faster than recorded, such as 2 or 0.5"] = 1.0
+    start: Annotated[float, DURATION, "how far into the trace it begins"] = field(default=0.0, name="from")
+    lasts: Annotated[float | None, DURATION, "how much of the trace; without it, to its end"] = field(
+        default=None, name="for"
+    )
+    patience: Annotated[Distribution, Spread(DURATION), "how long a client waits for an answer"] = Constant(PATIENCE_S)
+    retries: Annotated[Retries | None, "how clients ask again; without it they do not"] = None
+    stream: Annotated[bool, "whether answers are asked for in pieces, as a person reads them"] = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (path, message) for what no single field shows."""
+        if not 0 < self.speed <= SPEED_MAX:
+            yield "speed", f"{self.speed:g} is out of bounds: write more than 0, such as 2, at most {SPEED_MAX:g}"
+        if self.lasts == 0:
+            yield "for", "0 is nothing of the trace: write how much, such as 10min"
+        if self.patience == Constant(0.0):
+            yield "patience", "0 is out of bounds: a client waits for some time, such as 60s"
+
+    def read(self, folder: Path) -> Replay:
+        """Read the part of the trace that is meant.
+
+        Raises
+        ------
+        TraceBroken
+            Something is wrong with the file, or nothing of it is in that part.
+        """
+        path = folder / self.file
+        try:
+            rows = read_rows(path)
+        except OSError as wrong:
+            raise TraceBroken(self.file, f"cannot be read ({wrong.strerror}): check the path") from None
+        end = math.inf if self.lasts is None else self.start + self.lasts
+        kept = tuple(row._replace(at=(row.at - self.start) / self.speed) for row in rows if self.start <= row.at < end)
+        if not kept:
+            raise TraceBroken(self.file, f"lasts {rows[-1].at:g}s, and has nothing in the part asked for: move `from`")
+        given = {name: getattr(self, name) for name in Recording.__struct_fields__}
+        return Replay(**given, rows=kept, is_named=True)
+
+
+class Replay(Recording, frozen=True, tag="replayed"):
+    """A trace that was read. Each arrival is a conversation of its own: a trace does not say which belong together.
+
+    Parameters
+    ----------
+    file : str
+        Where it was read.
+    rows : tuple of Row
+        Those to be replayed, their times as they are to be.
+    is_named : bool
+        Whether a scenario names it; else it came beside one.
+    """
+
+    file: str
+    rows: tuple[Row, ...] = ()
+    is_named: bool = False
+
+    @property
+    def source(self) -> str:
+        """The file's name."""
+        return Path(self.file).name
 
     @property
     def duration_s(self) -> float:
-        """Time from the first arrival to the last."""
+        """Time from the run's start to the last arrival."""
         return self.rows[-1].at
 
-    def arrivals(self, duration_s: float, chance: random.Random) -> Iterator[Arrival]:
-        """Yield the recorded arrivals up to and including `duration_s`; nothing is drawn."""
-        for number, row in enumerate(self.rows, 1):
+    def coming(self, duration_s: float, chance: random.Random, part: Part = WHOLE) -> Iterator[Arrival]:
+        """Yield the recorded arrivals up to and including `duration_s`; one draw each."""
+        for ordinal, row in enumerate(self.rows, 1):
             if row.at > duration_s:
                 return
-            yield Arrival(row.at, number, f"trace/{number}", None, f"arrival {number}: recorded", *row[1:])
+            number = part.number(ordinal)
+            session, message = part.named(f"trace/{ordinal}"), f"arrival {number}: recorded"
+            yield Arrival(row.at, number, session, None, message, *row[1:], self.patience.draw(chance))
 
 
-Workload = OpenLoop | Replay
+class Population(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of several populations: its name, and one of the kinds."""
+
+    name: Annotated[str, "short, such as public; journals tell by it who came"]
+    open_loop: Annotated[OpenLoop | None, "users who come at a rate of their own"] = None
+    closed_loop: Annotated[ClosedLoop | None, "users who wait for an answer, and think, before they ask again"] = None
+    websockets: Annotated[WebSockets | None, "clients that keep a connection"] = None
+    replay: Annotated[Recording | None, "recorded arrivals"] = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (path, message) for what no single field shows."""
+        if re.fullmatch("[a-z][a-z0-9_-]{0,31}", self.name) is None:
+            yield "name", f"{self.name[:40]!r} is no name: write up to 32 lower-case letters, digits, - and _"
+        kinds = [str(kind.__struct_config__.tag) for kind in KINDS]
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            yield "", f"name one kind of clients, not {' and '.join(given) or 'none'}: one of {', '.join(kinds)}"
+
+    @property
+    def clients(self) -> Single:
+        """What they are."""
+        return next(
+            each for each in (self.open_loop, self.closed_loop, self.websockets, self.replay) if each is not None
+        )
 
 
-class TraceBroken(Exception):
-    """A trace cannot be replayed; the message names the row (the file's line, header 1) and the cure."""
+KINDS = (OpenLoop, ClosedLoop, Recording, WebSockets)
+"""What a scenario may name as its only population."""
 
-    def __init__(self, source: str, message: str, row: int | None = None) -> None:
-        self.row = row
-        super().__init__(f"{source}: row {row}: {message}" if row is not None else f"{source}: {message}")
+Single = OpenLoop | ClosedLoop | WebSockets | Recording
+Workload = Single | tuple[Population, ...]
 
 
-def read_trace(path: Path) -> Replay:
-    """Read a trace in the format of the Azure LLM inference traces.
+def populations(workload: Workload) -> list[tuple[Part, Single]]:
+    """Return every population with its place among them; a single one has no name."""
+    if not isinstance(workload, tuple):
+        return [(WHOLE, workload)]
+    return [(Part(each.name, index, len(workload)), each.clients) for index, each in enumerate(workload)]
 
-    A header ``TIMESTAMP,ContextTokens,GeneratedTokens``, then one row an arrival, in order of time, with up to nine
-    fractional digits. A byte order mark and CRLF line ends are fine.
+
+def problems_of(workload: Workload) -> Iterator[tuple[str, str]]:
+    """Yield (path below the workload, message) for what no population shows alone."""
+    if not isinstance(workload, tuple):
+        return
+    if not workload:
+        yield "", "is empty: name at least one population"
+    names = [each.name for each in workload]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield f"[{index}].name", f"{name!r} comes twice: give each population a name of its own"
+
+
+def resolved(workload: Workload, folder: Path) -> Workload:
+    """Return `workload` with its recordings read, as seen from `folder`.
 
     Raises
     ------
     TraceBroken
-        At the first thing that is wrong.
-    OSError
-        The file cannot be opened.
-
-    References
-    ----------
-    Patel et al., "Splitwise: Efficient generative LLM inference using phase splitting", ISCA 2024.
+        With the path below the workload in its `place`.
     """
-    with path.open("rb") as file:
-        data = file.read(TRACE_BYTES_MAX + 1)
-    source = path.name
-    if len(data) > TRACE_BYTES_MAX:
-        raise TraceBroken(source, f"is over {TRACE_BYTES_MAX // 1_000_000} MB: cut it into parts")
+    if not isinstance(workload, tuple):
+        return _read(workload, folder, ".replay.file") if isinstance(workload, Recording) else workload
+    return tuple(
+        structs.replace(each, replay=_read(each.replay, folder, f"[{index}].replay.file"))
+        if each.replay is not None
+        else each
+        for index, each in enumerate(workload)
+    )
+
+
+def _read(recording: Recording, folder: Path, place: str) -> Replay:
+    if isinstance(recording, Replay):
+        return recording
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as wrong:
-        row = data.count(b"\n", 0, wrong.start) + 1
-        raise TraceBroken(source, "is not UTF-8: save the file as UTF-8 (plain CSV)", row) from None
-    if "\0" in text:
-        row = text.count("\n", 0, text.index("\0")) + 1
-        raise TraceBroken(source, "contains a NUL: save the file as UTF-8 (plain CSV)", row)
-    return Replay(source, tuple(_rows(text, source)))
+        return recording.read(folder)
+    except TraceBroken as broken:
+        broken.place = place
+        raise
 
 
-def _rows(text: str, source: str) -> Iterator[Row]:
-    lines = csv.reader(io.StringIO(text.rstrip(), newline=""))
-    wanted = ",".join(TRACE_HEADER)
-    header = next(lines, None)
-    if not header:
-        raise TraceBroken(source, f"is empty: its first line must be {wanted}")
-    if tuple(name.strip() for name in header) != TRACE_HEADER:
-        raise TraceBroken(source, f"the first line must be {wanted}, not {','.join(header)[:80]!r}: add that header", 1)
-    first: tuple[datetime, float] | None = None
-    before = -1.0
-    for cells in lines:
-        row = lines.line_num
-        if len(cells) != len(TRACE_HEADER):
-            raise TraceBroken(source, f"has {len(cells)} of 3 columns: complete it or remove it", row)
-        if row > TRACE_ROWS_MAX:
-            raise TraceBroken(source, f"is beyond the {TRACE_ROWS_MAX:,} rows that a replay takes: cut the trace", row)
-        moment = _moment(cells[0].strip(), source, row)
-        first = first or moment
-        if (moment[0].tzinfo is None) != (first[0].tzinfo is None):
-            raise TraceBroken(
-                source, "has a time zone where the first row has none, or the reverse: make them agree", row
-            )
-        at = round((moment[0] - first[0]).total_seconds() + (moment[1] - first[1]), 9)
-        if at < before:
-            raise TraceBroken(source, f"TIMESTAMP {cells[0].strip()} is before the row above: sort the file by it", row)
-        before = at
-        yield Row(at, _tokens(cells[1], 1, source, row), _tokens(cells[2], 2, source, row))
-    if first is None:
-        raise TraceBroken(source, "has a header and no rows: give at least one arrival", 1)
-
-
-def _moment(text: str, source: str, row: int) -> tuple[datetime, float]:
-    """Return whole seconds and their fraction apart: a datetime holds six digits, the traces have seven."""
-    head, dot, tail = text.partition(".")
-    digits = tail[: len(tail) - len(tail.lstrip("0123456789"))]
-    try:
-        if not head[:4].isdigit() or (dot and not 1 <= len(digits) <= 9):
-            raise ValueError
-        return datetime.fromisoformat(head + tail[len(digits) :]), float(f"0.{digits or '0'}")
-    except ValueError:
-        cure = "write it as 2023-11-16 18:15:46.6805900"
-        raise TraceBroken(source, f"TIMESTAMP {text[:60]!r} is no time: {cure}", row) from None
-
-
-def _tokens(text: str, column: int, source: str, row: int) -> int:
-    text = text.strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= TOKENS_MAX):
-        cure = f"write a whole number from 0 to {TOKENS_MAX:,}"
-        raise TraceBroken(source, f"{TRACE_HEADER[column]} {text[:60]!r} is no count of tokens: {cure}", row)
-    return int(text)
+def read_trace(path: Path) -> Replay:
+    """Read a whole trace. Raises like `sim.traces.read_rows`."""
+    return Replay(str(path), read_rows(path))

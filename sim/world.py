@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,16 +24,17 @@ from orchestra.model import Session
 from orchestra.ports import ConversationStore, Ports, SessionStore
 from orchestra.resilience.monitor import HealthMonitor
 from sim import asgi, loop, verdict
-from sim.clients import Crowd, Door, DoorName, orchestrator_door, service_door
+from sim.clients import Clients, Door, DoorName, ServiceDoor, orchestrator_door
 from sim.clock import SimClock
 from sim.entropy import Streams
 from sim.faults import Fault, Faults, StoreName, kind_of
 from sim.isolation import isolated
 from sim.journal import Audited, Entry, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
 from sim.provider import ModelledProvider, Plan, Tokens
-from sim.scenario import Scenario, settings_of
+from sim.scenario import Scenario, entering, settings_of
 from sim.schedule import Fifo
 from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledRelay, ModelledSessions, Wire
+from sim.tally import Tally
 from sim.verdict import Verdict
 from sim.workload import Arrival
 
@@ -85,7 +86,7 @@ class Run:
 
 
 def rehearse(
-    scenario: Scenario, *, seed: int = 0, door: DoorName = "orchestrator", watch: Watch = lambda progress: None
+    scenario: Scenario, *, seed: int = 0, door: DoorName | None = None, watch: Watch = lambda progress: None
 ) -> Run:
     """Live through `scenario` and judge it.
 
@@ -95,20 +96,24 @@ def rehearse(
     seed : int
         The same scenario, seed and door give the same journal, byte for byte.
     door : str
-        Where clients come in: ``orchestrator`` or ``service``.
+        Where clients come in: ``orchestrator`` or ``service``; None for where the scenario says.
     watch : callable
         Told of the progress about `PROGRESS_STEPS` times; it may raise `Aborted`, and the run ends with what it has.
 
     Raises
     ------
+    sim.forms.Unreadable
+        The scenario's clients cannot come in at `door`.
     sim.isolation.Leak, sim.loop.Deadlock, sim.loop.Livelock
         The code under rehearsal did what no simulation can follow.
     """
     started = time.perf_counter()
-    world = World(scenario, seed, door, watch)
+    if door is not None and door != scenario.door:
+        scenario = entering(scenario, door)
+    world = World(scenario, seed, scenario.door, watch)
     left_behind = world.live()
     judged = verdict.reach(scenario.expectations, world.journal, left_behind)
-    return Run(scenario, seed, door, world.journal, judged, world.env.now, time.perf_counter() - started)
+    return Run(scenario, seed, scenario.door, world.journal, judged, world.env.now, time.perf_counter() - started)
 
 
 class World:
@@ -147,35 +152,32 @@ class World:
         left_behind: list[str] = []
         try:
             async with self._opened(left_behind) as door:
-                chances = self.streams.stream("clients"), self.streams.stream("clients.retries")
-                crowd = Crowd(door, self.scenario.workload, *chances, self._record)
-                await self._story(crowd)
+                clients = Clients(door, self.scenario.workload, self.streams, self.faults, self._record, self._expect)
+                tally = clients.tally
+                await self._story(clients)
                 stores = self._conversations.store, self._sessions.store  # past their wires and faults
-                self._record(await audit(crowd.acknowledged, *stores, self.env.now))
-                self._record(RunFinished(self.env.now, crowd.arrived, **crowd.counts))
+                self._record(await audit(tally.acknowledged, *stores, self.env.now))
+                self._record(RunFinished(self.env.now, tally.arrived, **tally.counts))
         except* Aborted:
             pass
         return (*left_behind, *self._found_left())
 
-    async def _story(self, crowd: Crowd) -> None:
+    async def _story(self, clients: Clients) -> None:
         """Run clients and faults to their end, watched."""
         scenario = self.scenario
         self._record(RunStarted(0.0, scenario.name, self._seed, self._door_name, scenario.duration, scenario.settings))
         async with asyncio.TaskGroup() as watching:
-            monitor = watching.create_task(self._monitor(crowd))
+            monitor = watching.create_task(self._monitor(clients.tally))
             async with asyncio.TaskGroup() as story:
                 for number, fault in enumerate(scenario.faults):
                     story.create_task(self._inject(number, fault))
-                story.create_task(crowd.come(self._arrivals()))
+                story.create_task(clients.come(scenario.duration))
                 story.create_task(_until(scenario.duration))
             monitor.cancel()
 
-    def _arrivals(self) -> Iterator[Arrival]:
-        """Yield the workload's arrivals, and let the provider know what each costs."""
-        chance = self.streams.stream("arrivals")
-        for arrival in self.scenario.workload.arrivals(self.scenario.duration, chance):
-            self._plan.add(arrival.message, Tokens(arrival.context_tokens, arrival.generated_tokens))
-            yield arrival
+    def _expect(self, arrival: Arrival) -> None:
+        """Let the provider know what an arrival's turn costs."""
+        self._plan.add(arrival.message, Tokens(arrival.context_tokens, arrival.generated_tokens))
 
     async def _inject(self, number: int, fault: Fault) -> None:
         await _until(fault.at)
@@ -184,10 +186,10 @@ class World:
             await _until(fault.at + fault.lasts)
         self._record(FaultEnded(self.env.now, number, kind_of(fault), injection.touched))
 
-    async def _monitor(self, crowd: Crowd) -> None:
+    async def _monitor(self, tally: Tally) -> None:
         while True:
             try:
-                self._watch(Progress(self.env.now, self.scenario.duration, crowd.arrived, **crowd.counts))
+                self._watch(Progress(self.env.now, self.scenario.duration, tally.arrived, **tally.counts))
             except Aborted:
                 self._recording = False  # what the end of all tasks tells now is no part of the story
                 raise
@@ -285,7 +287,7 @@ async def _serving(settings: Settings, service: Service) -> AsyncIterator[Door]:
     Sanic.test_mode = True  # Sanic then rewrites its own methods anew for each app (see sim.asgi)
     app = create_app(APP_NAME, settings, opener)
     async with asgi.lifespan(app):
-        yield service_door(app)
+        yield ServiceDoor(app)
 
 
 async def _until(at: float) -> None:

@@ -86,7 +86,7 @@ def test_everything_that_a_file_may_say_is_read_with_its_units():
         turns_per_session=2,
         context_tokens=Constant(10),
         generated_tokens=Exponential(5),
-        patience=20.0,
+        patience=Constant(20.0),
         retries=Retries(attempts=4, wait=0.25, style="polite"),
     )
     assert it.world.provider.first_token == Lognormal(0.1, 1.0)
@@ -136,7 +136,7 @@ def test_the_least_file_has_sensible_defaults():
         (LEAST.replace("1/s", "5"), "workload.open_loop.rate: '5' is no rate"),
         (LEAST.replace("1/s", "-5/s"), "negative"),
         (LEAST.replace("1/s", "0/s"), "out of bounds"),
-        (LEAST.replace("open_loop", "closed_loop"), "workload.closed_loop: unknown: did you mean open_loop?"),
+        (LEAST.replace("open_loop", "open_lop"), "workload.open_lop: unknown: did you mean open_loop?"),
         (LEAST.replace("{open_loop: {rate: 1/s}}", "12"), "workload: write a mapping with exactly one of these keys"),
         (LEAST.replace("1/s}", "1/s, users: 1.5}"), "users: '1.5' is no whole number"),
         (LEAST.replace("1/s}", "1/s, users: 0}"), "users: 0 is out of bounds"),
@@ -323,7 +323,7 @@ def test_the_shipped_scenarios_are_valid(pytestconfig):
 def test_a_trace_takes_the_place_of_the_workload():
     trace = Replay("t.csv", (Row(0.0, 1, 1), Row(99.5, 1, 1)))
     it = replaying(trace, parse(WHOLE))
-    assert (it.duration, it.workload.rows, it.workload.patience) == (100.0, trace.rows, 20.0)
+    assert (it.duration, it.workload.rows, it.workload.patience) == (100.0, trace.rows, Constant(20.0))
     assert it.workload.retries.attempts == 4
     assert replaying(trace).expectations
     with pytest.raises(Unreadable, match=r"everything with the trace t.csv: .*faults\[0\].provider_slow.at"):

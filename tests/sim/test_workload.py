@@ -15,7 +15,7 @@ GOOD = f"{HEADER}\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.99516
 
 
 def arrivals(load: OpenLoop, duration_s: float = 1000.0, seed: int = 0):
-    return list(load.arrivals(duration_s, Streams(seed).stream("arrivals")))
+    return list(load.coming(duration_s, Streams(seed).stream("arrivals")))
 
 
 def test_arrivals_come_at_the_rate_in_order_and_within_the_duration():
@@ -106,7 +106,7 @@ def test_a_trace_is_read_to_its_seventh_digit(tmp_path, text):
 
 
 def test_a_trace_becomes_arrivals_of_sessions_of_their_own(tmp_path):
-    came = list(trace(tmp_path, GOOD).arrivals(10.0, Streams(0).stream("arrivals")))
+    came = list(trace(tmp_path, GOOD).coming(10.0, Streams(0).stream("arrivals")))
     assert [(each.at, each.context_tokens, each.generated_tokens) for each in came] == [
         (0, 374, 44),
         (4.314579, 396, 109),
