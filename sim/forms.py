@@ -419,17 +419,17 @@ class OneOrManyForm(Form):
     """A list, or what a list of one would hold, in a form of its own."""
 
     def __init__(self, one: Form, many: Form) -> None:
-        self._one = one
-        self._many = many
+        self.one = one
+        self.many = many
 
     def read(self, reading: Reading, node: yaml.Node, path: str) -> Any:
-        return (self._many if isinstance(node, yaml.SequenceNode) else self._one).read(reading, node, path)
+        return (self.many if isinstance(node, yaml.SequenceNode) else self.one).read(reading, node, path)
 
     def write(self, value: Any) -> Any:
-        return (self._many if isinstance(value, tuple) else self._one).write(value)
+        return (self.many if isinstance(value, tuple) else self.one).write(value)
 
     def schema(self, definitions: Json) -> Json:
-        return {"anyOf": [self._one.schema(definitions), self._many.schema(definitions)]}
+        return {"anyOf": [self.one.schema(definitions), self.many.schema(definitions)]}
 
 
 class TableForm(Form):
