@@ -72,7 +72,7 @@ def processes(workers: int | None = None) -> Iterator[Executor]:
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Executor]:
+def cluster(address: str, *, connect_s_max: float = CONNECT_S_MAX) -> Iterator[Executor]:
     """Open an executor on an existing Dask cluster.
 
     Runs that a lost worker had under way, or whose results it still held, are done again by another.
@@ -95,7 +95,7 @@ def cluster(address: str) -> Iterator[Executor]:
         raise LabMissing("distributed") from None
     try:
         client = Client(  # type: ignore[no-untyped-call]
-            address, timeout=CONNECT_S_MAX, set_as_default=False
+            address, timeout=connect_s_max, set_as_default=False
         )
     except (OSError, ValueError, TypeError) as wrong:
         raise ClusterUnreachable(f"no Dask scheduler answers at {address}: start one, or check the address") from wrong

@@ -15,7 +15,6 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sim.clients import DoorName
 from sim.measures import COLUMNS, measured
 from sim.scenario import Scenario
 from sim.world import rehearse
@@ -45,14 +44,12 @@ class Job(NamedTuple):
     ----------
     scenario : Scenario
     seed : int
-    door : str
     warm_up_s : float
         What happens in the first so many seconds does not count.
     """
 
     scenario: Scenario
     seed: int
-    door: DoorName = "orchestrator"
     warm_up_s: float = 0.0
 
 
@@ -62,7 +59,7 @@ def observe(job: Job) -> Row:
     row: Row = {"seed": job.seed, "verdict": "", "error": "", **nothing, "digest": "", "wall_seconds": math.nan}
     try:
         with _one_at_a_time:
-            run = rehearse(job.scenario, seed=job.seed, door=job.door)
+            run = rehearse(job.scenario, seed=job.seed)
         numbers = measured(run.journal, job.warm_up_s)
     except (Exception, BaseExceptionGroup) as failure:
         row["error"] = told(failure)

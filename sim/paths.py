@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 
 from orchestra.config import FIELDS
 from sim.distributions import Constant
-from sim.forms import Form, OneOfForm, Plain, Reading, SequenceForm, StructForm, TableForm, nearest
+from sim.forms import Form, OneOfForm, OneOrManyForm, Plain, Reading, SequenceForm, StructForm, TableForm, nearest
 from sim.scenario import Scenario
 
 SETTINGS = "settings"
@@ -99,6 +99,8 @@ def _put(form: Form, value: Any, way: list[str], text: str, path: str) -> tuple[
     if not way:
         meant = _read(form, text, path)
         return meant, meant
+    if isinstance(form, OneOrManyForm):
+        return _put(_chosen(form, value), value, way, text, path)
     step, rest = way[0], way[1:]
     if isinstance(form, OneOfForm):
         return _put_one(form, value, way, text, path)
@@ -130,6 +132,10 @@ def _put_one(form: OneOfForm, value: Any, way: list[str], text: str, path: str) 
     if way[0] != tag and way[1:]:
         raise PathRefused(path, f"this scenario has {tag} there, not {way[0]}: write {tag}, or change the file")
     return _put(form.choices[way[0]], value, way[1:], text, path)
+
+
+def _chosen(form: OneOrManyForm, value: Any) -> Form:
+    return form.many if isinstance(value, tuple) else form.one
 
 
 def _put_in_table(form: TableForm, value: dict[str, Plain], way: list[str], text: str, path: str) -> tuple[Any, Any]:
@@ -182,6 +188,8 @@ def _problems(form: Form, value: Any, path: str) -> Iterator[tuple[str, str]]:
         tag = str(value.__struct_config__.tag)
         if tag in form.choices:
             yield from _problems(form.choices[tag], value, f"{path}.{tag}")
+    elif isinstance(form, OneOrManyForm):
+        yield from _problems(_chosen(form, value), value, path)
     elif isinstance(form, SequenceForm):
         for index, item in enumerate(value):
             yield from _problems(form.item, item, f"{path}[{index}]")

@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 import pandas as pd
 
 from sim import statistics
-from sim.clients import DoorName
 from sim.executors import Here
 from sim.measures import COLUMNS, MEASURES
 from sim.observe import ROW_COLUMNS, Job, Row, observed
@@ -63,7 +62,6 @@ def replicate(
     *,
     until: Until | None = None,
     first_seed: int = 0,
-    door: DoorName = "orchestrator",
     warm_up_s: float = 0.0,
     confidence: float = CONFIDENCE,
     executor: Executor | None = None,
@@ -80,7 +78,6 @@ def replicate(
         Stop as soon as one measure is known that precisely: looked at first after 10 runs, then in rounds
         (`sim.statistics.until`).
     first_seed : int
-    door : str
     warm_up_s : float
         What happens in the first so many seconds of each run does not count.
     confidence : float
@@ -97,7 +94,7 @@ def replicate(
     rows: list[Row] = []
 
     def more(numbers: Iterable[int]) -> list[float]:
-        jobs = [Job(scenario, first_seed + number, door, warm_up_s) for number in numbers]
+        jobs = [Job(scenario, first_seed + number, warm_up_s) for number in numbers]
         fresh = [row for _, row in _counted(observed(((job.seed, job) for job in jobs), executor), told, len(rows))]
         rows.extend(sorted(fresh, key=lambda row: row["seed"]))
         return [row[until.measure] for row in rows[-len(jobs) :]] if until else []
@@ -140,7 +137,6 @@ def compare(
     labels: tuple[str, str] = ("first", "second"),
     measures: Sequence[str] = COMPARED,
     first_seed: int = 0,
-    door: DoorName = "orchestrator",
     warm_up_s: float = 0.0,
     confidence: float = CONFIDENCE,
     executor: Executor | None = None,
@@ -159,7 +155,7 @@ def compare(
     measures : sequence of str
         To be judged. Their intervals hold *all together* with `confidence` (Bonferroni: each gets its share of the
         error), so asking about more measures makes every interval wider.
-    first_seed, door, warm_up_s, executor, told
+    first_seed, warm_up_s, executor, told
         As in `replicate`.
     confidence : float
 
@@ -169,7 +165,7 @@ def compare(
         A measure that cannot be compared, since no pair of runs has it, is left out.
     """
     jobs = [
-        ((label, first_seed + number), Job(scenario, first_seed + number, door, warm_up_s))
+        ((label, first_seed + number), Job(scenario, first_seed + number, warm_up_s))
         for number in range(runs)
         for label, scenario in zip(labels, (first, second), strict=True)
     ]

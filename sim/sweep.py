@@ -20,7 +20,6 @@ import msgspec
 import pandas as pd
 
 from sim import results
-from sim.clients import DoorName
 from sim.design import Axis, DesignName, DesignRefused, Point, placed, points
 from sim.executors import Here
 from sim.forms import Plain
@@ -60,7 +59,6 @@ def sweep(
     design_seed: int = 0,
     runs: int = RUNS,
     first_seed: int = 0,
-    door: DoorName = "orchestrator",
     warm_up_s: float = 0.0,
     executor: Executor | None = None,
     watch: Watch = lambda progress: None,
@@ -79,7 +77,6 @@ def sweep(
         As in `sim.design.points`.
     runs : int
         Seeds a point, from `first_seed` on.
-    door : str
     warm_up_s : float
         What happens in the first so many seconds of each run does not count.
     executor : concurrent.futures.Executor, optional
@@ -105,7 +102,6 @@ def sweep(
     plan = {
         "scenario": hashlib.sha256(msgspec.json.encode(scenario)).hexdigest(),
         "points": hashlib.sha256(msgspec.json.encode(tried)).hexdigest(),
-        "door": door,
         "warm_up_s": warm_up_s,
     }
     values = [{path: plain(scenario, path, text) for path, text in point.items()} for point in tried]
@@ -117,7 +113,7 @@ def sweep(
         wanted = [(point, seed) for point in range(len(tried)) for seed in seeds]
         missing = [each for each in wanted if each not in kept.done]
         pace = _Pace(len(wanted), len(wanted) - len(missing), watch)
-        for (point, _), row in _rows(scenes, missing, door, warm_up_s, executor or Here()):
+        for (point, _), row in _rows(scenes, missing, warm_up_s, executor or Here()):
             kept.add({"point": point, **_cells(tried[point], values[point], texts), **row})
             pace.step(bool(row["error"]))
     finally:
@@ -128,7 +124,6 @@ def sweep(
 def _rows(
     scenes: Sequence[Scenario | PathRefused],
     missing: Sequence[tuple[int, int]],
-    door: DoorName,
     warm_up_s: float,
     executor: Executor,
 ) -> Iterator[tuple[tuple[int, int], Row]]:
@@ -140,7 +135,7 @@ def _rows(
             nothing: Row = dict.fromkeys((*COLUMNS, "wall_seconds"), float("nan"))
             yield (point, seed), {"seed": seed, "verdict": "INVALID", "error": told(scene), "digest": "", **nothing}
         else:
-            jobs.append(((point, seed), Job(scene, seed, door, warm_up_s)))
+            jobs.append(((point, seed), Job(scene, seed, warm_up_s)))
     yield from observed(jobs, executor)
 
 
