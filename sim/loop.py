@@ -33,6 +33,7 @@ from simpy.core import EmptySchedule, StopSimulation
 from simpy.events import NORMAL, URGENT
 
 from sim.entropy import Streams
+from sim.handles import SimHandle, SimTimer
 from sim.netloop import NetworkMethods
 from sim.refusals import NotSimulated, refuse
 from sim.schedule import Fifo, Ready, Schedule
@@ -303,7 +304,9 @@ class SimLoop(NetworkMethods):
         """Call back in the next iteration."""
         if self._closed or self._debug:
             self._check_call(callback, "call_soon")
-        handle = asyncio.Handle(callback, args, self, context)
+            handle = asyncio.Handle(callback, args, self, context)
+        else:
+            handle = SimHandle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -311,27 +314,31 @@ class SimLoop(NetworkMethods):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back a tick after the virtual time `when`, in seconds."""
-        if self._closed or self._debug:
-            self._check_call(callback, "call_at")
-        if math.isnan(when):  # it would disorder the heap; infinity is fine: asyncio.sleep(math.inf) waits for ever
-            raise ValueError("a timer needs a deadline, not NaN")
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heappush(self._timers, (when, self._tie(), timer))
-        timer._scheduled = True  # type: ignore[attr-defined]
-        return timer
+        return self._call_at(when, callback, args, context)
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back a tick after `delay` seconds of virtual time."""
+        return self._call_at(self.env._now + delay, callback, args, context)
+
+    def _call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+    ) -> asyncio.TimerHandle:
+        timer: asyncio.TimerHandle
         if self._closed or self._debug:
-            self._check_call(callback, "call_later")
-        when = self.env._now + delay
-        if math.isnan(when):
-            raise ValueError("a timer needs a delay, not NaN")
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+            self._check_call(callback, "call_at")
+            timer = asyncio.TimerHandle(when, callback, args, self, context)
+            timer._scheduled = True  # type: ignore[attr-defined]
+        else:
+            timer = SimTimer(when, callback, args, self, context)
+        if math.isnan(when):  # it would disorder the heap; infinity is fine: asyncio.sleep(math.inf) waits for ever
+            raise ValueError("a timer needs a time, not NaN")
         heappush(self._timers, (when, self._tie(), timer))
-        timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
     def _check_call(self, callback: Callable[..., object], method: str) -> None:
@@ -367,32 +374,41 @@ class SimLoop(NetworkMethods):
             super().run_forever()
 
     def _run_once(self) -> None:
+        """Run iterations until the loop is to stop; asyncio's `run_forever` would call this for each."""
         ready = self._ready
-        env = self.env
-        if not ready and not self._stopping:
-            due = self.next_time()
-            if due == math.inf:
-                self._report_deadlock()
-            env._now = due
-        now = env._now
         timers = self._timers
-        while timers and timers[0][0] < now:
-            timer = heappop(timers)[2]
-            timer._scheduled = False  # type: ignore[attr-defined]
-            if timer._cancelled:
-                self._timers_cancelled -= 1
-            else:
-                ready.append(timer)
-        if env._queue:
-            self._process_due_events(now)
-        todo = len(ready)
-        self.steps += todo
-        if self.steps > self._look_up_at_step:
-            self._look_up()
-        for _ in range(todo):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+        env = self.env
+        queue = env._queue
+        while True:
+            if not ready and not self._stopping:
+                env._now = self._next_due()
+            now = env._now
+            while timers and timers[0][0] < now:
+                timer = heappop(timers)[2]
+                timer._scheduled = False  # type: ignore[attr-defined]
+                if timer._cancelled:
+                    self._timers_cancelled -= 1
+                else:
+                    ready.append(timer)
+            if queue and queue[0][0] <= now:
+                self._process_due_events(now)
+            todo = len(ready)
+            self.steps += todo
+            if self.steps > self._look_up_at_step:
+                self._look_up()
+            for _ in range(todo):
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    handle._run()
+            if self._stopping:
+                return
+
+    def _next_due(self) -> float:
+        """Return when anything runs next; `Deadlock` if nothing ever does."""
+        due = self.next_time()
+        if due == math.inf:
+            self._report_deadlock()
+        return due
 
     def _process_due_events(self, now: float) -> None:
         """Let SimPy run until it makes a callback ready: neither side can starve the other within an instant."""
