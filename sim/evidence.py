@@ -29,8 +29,10 @@ from orchestra.events import (
 )
 from orchestra.resilience.degradation import Level
 from sim import journal as told
+from sim import littles_law
 from sim.fleet import Fleet
 from sim.journal import Entry, Journal
+from sim.littles_law import Flow
 
 ALL_FAULTS = "fault"
 WHOLE_RUN = "run"
@@ -189,6 +191,7 @@ class Evidence:
         self._begun: dict[str, float | None] = {}  # by correlation id, of turns that clients wait for: the first token
         self.finished = dict.fromkeys(OUTCOMES, 0)
         self.failures: dict[str, int] = {}
+        self.turns_flow, self.calls_flow = Flow("turns"), Flow("provider calls")
         self.open_arrivals, self.open_turns, self.open_calls = Balance(), Balance(), Balance()
         self.defects = 0
         self.first_defect: UnexpectedError | None = None
@@ -214,11 +217,13 @@ class Evidence:
 
     def _arrive(self, entry: told.ClientArrived) -> None:
         self.open_arrivals.change(entry.arrival, 1)
+        self.turns_flow.come(entry.arrival, entry.at)
         self.arrived.arrive(entry.arrival, entry.at)
         self._begun[entry.correlation_id] = None
 
     def _finish(self, entry: told.ClientFinished) -> None:
         self.open_arrivals.change(entry.arrival, -1)
+        self.turns_flow.leave(entry.arrival, entry.at, entry.seconds)
         begun = self._begun.pop(entry.correlation_id, None)
         seen: float | None = getattr(entry, "first_token_seconds", None)
         self.arrived.finish(entry.arrival, entry.outcome, entry.seconds, begun if seen is None else seen)
@@ -241,10 +246,12 @@ class Evidence:
 
     def _open_call(self, entry: told.ProviderCallStarted) -> None:
         self.open_calls.change(entry.call, 1)
+        self.calls_flow.come(entry.call, entry.at)
         self.calls.started_at.append(entry.at)
 
     def _close_call(self, entry: told.ProviderCallEnded) -> None:
         self.open_calls.change(entry.call, -1)
+        self.calls_flow.leave(entry.call, entry.at, entry.seconds)
         self.calls.finish(entry)
 
     def _change_breaker(self, entry: BreakerChanged) -> None:
@@ -291,6 +298,11 @@ class Evidence:
         self.first_defect = self.first_defect or entry
 
     # --- what it comes to
+
+    @property
+    def balances(self) -> tuple[littles_law.Balance, ...]:
+        """Little's law for each system: the turns of clients, and the calls at providers."""
+        return self.turns_flow.balance(self.duration_s), self.calls_flow.balance(self.duration_s)
 
     @property
     def arrivals(self) -> int:

@@ -142,10 +142,10 @@ class ProviderCallStarted(Struct, frozen=True, tag="provider_call_started"):
     serving: int
 
 
-class ProviderCallEnded(Struct, frozen=True, tag="provider_call_ended"):
+class ProviderCallEnded(Struct, frozen=True, tag="provider_call_ended", omit_defaults=True):
     """A call left the provider: `answered`, `failed`, `refused` when it came, or `dropped` by its caller.
 
-    Tokens are those that were read and written for it, and so are paid for, whether its answer came or not.
+    Tokens are those that were read and written for it, and `cost` is paid for them, whether its answer came or not.
     """
 
     at: float
@@ -156,6 +156,7 @@ class ProviderCallEnded(Struct, frozen=True, tag="provider_call_ended"):
     prompt_tokens: int
     completion_tokens: int
     provider: str = "main"
+    cost: float = 0.0
 
 
 class ProviderCallOutlived(Struct, frozen=True, tag="provider_call_outlived"):
@@ -164,15 +165,6 @@ class ProviderCallOutlived(Struct, frozen=True, tag="provider_call_outlived"):
     at: float
     call: int
     seconds: float
-
-
-class ProviderPriced(Struct, frozen=True, tag="provider_priced"):
-    """What a thousand tokens, read and written, cost at a provider from now on."""
-
-    at: float
-    provider: str
-    prompt_price: float
-    completion_price: float
 
 
 class Audited(Struct, frozen=True, tag="audited"):
@@ -248,7 +240,6 @@ WorldEvent = (
     | ProviderCallStarted
     | ProviderCallEnded
     | ProviderCallOutlived
-    | ProviderPriced
     | Audited
     | InstanceStarted
     | InstanceCrashed

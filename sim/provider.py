@@ -62,6 +62,10 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt: Annotated[float, COUNT, "a thousand tokens read"] = 0.0
     completion: Annotated[float, COUNT, "a thousand tokens written"] = 0.0
 
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return what a call costs that read and wrote so many tokens."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1000
+
 
 class ProviderModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An LLM endpoint: so many calls at once, the rest queue; a call's time follows from its tokens."""
@@ -239,6 +243,7 @@ class ModelledProvider:
         # work is done when so many seconds have passed, where nobody slows anybody down
         self._work: Callable[[float], Awaitable[None]] = asyncio.sleep if self._batch is None else self._batch.finished
         self._even = self._batch is None and self._warmth is None
+        self._price = model.price
         self._plain = model.queue_max is None and model.rate_limits is None and model.errors is None
 
     @property
@@ -300,10 +305,10 @@ class ModelledProvider:
         finally:
             now = env.now
             left_s = ends - self._worked() if outcome == "dropped" and self._model.abandoned == "continues" else 0.0
-            written = tokens.completion if left_s > 0.0 else written
-            queued_s = (now if served is None else served) - arrived
-            read = 0 if served is None else tokens.prompt
-            self._record(ProviderCallEnded(now, call, outcome, queued_s, now - arrived, read, written, self._which))
+            written = written if left_s <= 0.0 else tokens.completion
+            read, queued_s = (0, now - arrived) if served is None else (tokens.prompt, served - arrived)
+            spent = read, written, self._which, self._price.of(read, written) if self._price else 0.0
+            self._record(ProviderCallEnded(now, call, outcome, queued_s, now - arrived, *spent))
             if request is not None:
                 self._part(request, call, served is not None, left_s)
         yield Finish("stop", MODEL, Usage(tokens.prompt, tokens.completion))

@@ -104,7 +104,7 @@ def page(run: Run, again: str = "") -> str:
 
 def _meaning(verdict: Verdict) -> str:
     failed = sum(not result.held for result in verdict.results)
-    if verdict.status is Status.FAILED:
+    if verdict.status is Status.FAILED and not verdict.unbalanced:
         return f"{failed} of {len(verdict.results)} expectations did not hold"
     if verdict.status is Status.PASSED and not verdict.results:
         return "nothing was expected of it"
@@ -184,6 +184,8 @@ def _accounting(verdict: Verdict) -> str:
     ]
     sign, words = ("=", "every arrival is accounted for") if count.adds_up else ("≠", "some turns are unaccounted for")
     sum_text = f"{count.answered:,} + {count.failed:,} + {count.shed:,} {sign} {count.arrivals:,} arrivals: {words}"
+    if verdict.unbalanced:
+        sum_text += f", and Little's law is broken: {_text(verdict.unbalanced)}"
     return _table(sum_text, ("Outcome", "Turns", "Share", "Meaning"), rows, numbers=(1, 2))
 
 

@@ -303,6 +303,8 @@ def _verdict(run: Run, again: str) -> RenderableType:
     ended = f"{sums.answered:,} answered + {sums.failed:,} failed + {sums.shed:,} shed"
     relation = f"= {sums.arrivals:,} arrivals" if sums.adds_up else f"of {sums.arrivals:,} arrivals"
     text.append(f"{ended} {relation}\n", style="not bold default")
+    if verdict.unbalanced:
+        text.append(f"Little's law is broken: {verdict.unbalanced}\n", style="not bold red")
     if verdict.failures:
         kinds = list(verdict.failures.items())
         shown = ", ".join(f"{kind} {count:,}" for kind, count in kinds[:ERRORS_SHOWN_MAX])

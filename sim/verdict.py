@@ -9,6 +9,7 @@ from msgspec import Struct
 from sim.evidence import Evidence
 from sim.expectations import Expectation, Result, judge
 from sim.journal import Journal
+from sim.littles_law import Balance
 
 
 class Status(enum.Enum):
@@ -71,6 +72,8 @@ class Verdict(Struct, frozen=True):
         Turns that got no answer, by the kind of error, commonest first.
     left_behind : tuple of str
         What clean-up should have removed.
+    balances : tuple of Balance
+        Little's law, which every run must keep without being asked to: one that breaks it has failed.
     """
 
     status: Status
@@ -79,6 +82,7 @@ class Verdict(Struct, frozen=True):
     accounting: Accounting
     failures: dict[str, int]
     left_behind: tuple[str, ...] = ()
+    balances: tuple[Balance, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -93,7 +97,16 @@ class Verdict(Struct, frozen=True):
     @property
     def meaning(self) -> str:
         """The status in words."""
+        if self.status is Status.FAILED and self.unbalanced:
+            return f"Little's law is broken, so events are missing or wrong: {self.unbalanced}"
         return MEANINGS[self.status]
+
+    @property
+    def unbalanced(self) -> str:
+        """Where a whole journal does not add up by Little's law, with the numbers; empty where it does."""
+        if self.status is Status.ABORTED:
+            return ""
+        return "; ".join(balance.text for balance in self.balances if not balance.held)
 
 
 def reach(
@@ -103,18 +116,25 @@ def reach(
     evidence = source if isinstance(source, Evidence) else Evidence(source)
     results = judge(expectations, evidence)
     faults = _fault_counts(evidence)
+    balances = evidence.balances
+    kept = all(result.held for result in results) and all(balance.held for balance in balances)
     return Verdict(
-        status=_status(results, faults, left_behind, aborted=not evidence.complete),
+        status=_status(results, faults, left_behind, kept, aborted=not evidence.complete),
         results=results,
         faults=faults,
         accounting=Accounting(evidence.arrivals, **evidence.finished),
         failures=dict(sorted(evidence.failures.items(), key=lambda item: (-item[1], item[0]))),
         left_behind=left_behind,
+        balances=balances,
     )
 
 
 def _status(
-    results: tuple[Result, ...], faults: tuple[FaultCount, ...], left_behind: tuple[str, ...], aborted: bool
+    results: tuple[Result, ...],
+    faults: tuple[FaultCount, ...],
+    left_behind: tuple[str, ...],
+    kept: bool,
+    aborted: bool,
 ) -> Status:
     """Weigh from what makes the rest meaningless to what it means."""
     if aborted:
@@ -123,7 +143,7 @@ def _status(
         return Status.BASELINE_UNHEALTHY
     if any(fault.touched == 0 for fault in faults):
         return Status.INCONCLUSIVE
-    if any(not result.held for result in results):
+    if not kept:
         return Status.FAILED
     return Status.CLEANUP_FAILED if left_behind else Status.PASSED
 
