@@ -20,6 +20,8 @@ from orchestra.events import (
     BreakerChanged,
     CallHedged,
     CallRetried,
+    ConnectionClosed,
+    ConnectionOpened,
     FellBack,
     LevelChanged,
     OperatorActed,
@@ -30,6 +32,7 @@ from orchestra.events import (
 from orchestra.resilience.degradation import Level
 from sim import journal as told
 from sim import littles_law
+from sim.connectivity import Connectivity
 from sim.fleet import Fleet
 from sim.journal import Entry, Journal
 from sim.littles_law import Flow
@@ -197,6 +200,7 @@ class Evidence:
         self.first_defect: UnexpectedError | None = None
         self.audited: told.Audited | None = None
         self.fleet = Fleet()
+        self.connections = Connectivity()
         self.complete = False
         self.read(journal)
 
@@ -233,6 +237,15 @@ class Evidence:
 
     def _retry(self, entry: told.ClientRetried) -> None:
         self.retried.append(entry.at)
+
+    def _connect(self, entry: told.ClientConnected) -> None:
+        self.connections.connected(entry)
+
+    def _open_connection(self, entry: ConnectionOpened) -> None:
+        self.connections.opened(entry)
+
+    def _close_connection(self, entry: ConnectionClosed) -> None:
+        self.connections.closed(entry)
 
     def _open_turn(self, entry: TurnStarted) -> None:
         self.open_turns.change(entry.correlation_id, 1)
@@ -405,6 +418,7 @@ _TAKES: dict[type, Callable[[Evidence, Any], None]] = {
     told.ClientArrived: Evidence._arrive,
     told.ClientFinished: Evidence._finish,
     told.ClientRetried: Evidence._retry,
+    told.ClientConnected: Evidence._connect,
     told.ProviderCallStarted: Evidence._open_call,
     told.ProviderCallEnded: Evidence._close_call,
     told.FaultStarted: Evidence._start_fault,
@@ -412,6 +426,8 @@ _TAKES: dict[type, Callable[[Evidence, Any], None]] = {
     told.Audited: Evidence._audit,
     TurnStarted: Evidence._open_turn,
     TurnFinished: Evidence._close_turn,
+    ConnectionOpened: Evidence._open_connection,
+    ConnectionClosed: Evidence._close_connection,
     BreakerChanged: Evidence._change_breaker,
     LevelChanged: Evidence._change_level,
     told.InstanceLevelChanged: Evidence._change_level_of_one,

@@ -61,6 +61,18 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     retry_amplification: Annotated[
         Comparison | None, Bound(COUNT), "attempts of clients in the window, by the turns that arrived in it"
     ] = None
+    reconnect_max: Annotated[
+        Comparison | None, Bound(DURATION), "how long clients that lost a WebSocket in the window were without, at most"
+    ] = None
+    reconnect_amplification: Annotated[
+        Comparison | None, Bound(COUNT), "attempts to connect, by the WebSockets that were lost in the window"
+    ] = None
+    refused_connections: Annotated[
+        Comparison | None, Bound(COUNT), "attempts refused of clients that wanted a WebSocket from the window on"
+    ] = None
+    connections_max: Annotated[
+        Comparison | None, Bound(COUNT), "WebSockets at the service at once, dead ones included until it notices"
+    ] = None
     breaker: Annotated[str | None, "[name] opens|half_opens|closes, or [name] open|half_open|closed"] = None
     level: Annotated[str | None, "a degradation level, such as NORMAL, `at least LIMITED` or `at most ESSENTIAL`"] = (
         None

@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from orchestra.config import FIELDS
+from sim.connectivity import Return
 from sim.evidence import ALL_FAULTS, LEVELS, WHOLE_RUN, Evidence, Window, within
 from sim.journal import Journal
 from sim.quantities import show_count, show_duration, show_factor, show_share
@@ -98,6 +99,20 @@ def _first_token(q: float) -> Measuring:
 def _per_second(evidence: Evidence, window: Window) -> float:
     length = min(window.end, evidence.duration_s) - window.start
     return len(evidence.answered[within(evidence.answered, window)]) / length if length > 0 else math.nan
+
+
+def _reconnects(measure: Callable[[list[Return]], float]) -> Measuring:
+    """Measure how those came back who lost a connection in a window; NaN where nobody did."""
+
+    def of(evidence: Evidence, window: Window) -> float:
+        lost = [each for each in evidence.connections.within(*window) if each.again]
+        return measure(lost) if lost else math.nan
+
+    return of
+
+
+def _refused_connections(evidence: Evidence, window: Window) -> float:
+    return sum(each.refused for each in evidence.connections.within(*window))
 
 
 def _spent(what: str) -> Measuring:
@@ -254,6 +269,16 @@ COLUMNS = tuple(MEASURES)
 MEASURES |= {  # as expectations call them, where a window is not a whole run
     "success_rate": Measure(_share("answered"), "share", "success rate", "higher"),
     "failures": Measure(_number("failed"), "turns", "failures", "lower"),
+    "reconnect_max": Measure(
+        _reconnects(lambda lost: max(each.seconds for each in lost)), "seconds", "longest without a connection", "lower"
+    ),
+    "reconnect_amplification": Measure(
+        _reconnects(lambda lost: sum(each.attempts for each in lost) / len(lost)), "times", "attempts a reconnection"
+    ),
+    "refused_connections": Measure(_refused_connections, "turns", "connections refused"),
+    "connections_max": Measure(
+        lambda evidence, window: evidence.connections.open_max(*window), "turns", "connections at once"
+    ),
 }
 
 

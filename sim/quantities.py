@@ -193,6 +193,8 @@ def show_duration(seconds: float) -> str:
     """Write `seconds` for a reader, about three digits: ``0``, ``350ms``, ``4.2s``, ``1min 30s``."""
     if math.isnan(seconds):
         return "-"
+    if math.isinf(seconds):
+        return "for ever"
     for below, factor, digits, unit in ((0.0009995, 1e6, 0, "us"), (0.9995, 1e3, 0, "ms"), (9.95, 1, 1, "s")):
         if 0 < seconds < below:
             return f"{seconds * factor:.{digits}f}{unit}".replace(".0s", "s")

@@ -24,7 +24,7 @@ from sim.evidence import WHOLE_RUN, Evidence
 from sim.journal import FaultEnded
 from sim.quantities import show_duration, show_factor, show_share
 from sim.verdict import Status, Verdict
-from sim.workload import Replay
+from sim.workload import Replay, caveat_of
 from sim.world import Run
 
 ROWS_MAX = 200
@@ -76,7 +76,7 @@ def page(run: Run, again: str = "") -> str:
         status=verdict.status.name.lower(),
         headline=HEADLINES[verdict.status],
         meaning=_text(_meaning(verdict)),
-        description=_paragraph(run.scenario.description),
+        description=_paragraph(run.scenario.description) + _paragraph(caveat_of(run.scenario.workload)),
         facts=_facts(run, evidence),
         expectations=_expectations(run, evidence),
         timeline=_figure(

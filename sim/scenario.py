@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from orchestra.config import FIELDS, Settings, nested
 from sim.client_faults import ClientsDisconnected
 from sim.clients import DOORS, DoorName
+from sim.deployment import DeploymentModel, needs_hosts
 from sim.evidence import ALL_FAULTS
 from sim.expectations import PROPERTIES, Expectation
 from sim.faults import Fault, kind_of
@@ -45,6 +46,7 @@ from sim.workload import (
     Workload,
     populations,
     problems_of,
+    recorded,
     resolved,
 )
 
@@ -62,6 +64,7 @@ class WorldModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     provider: ProviderModel = ProviderModel()
     stores: StoresModel = StoresModel()
+    deployment: DeploymentModel = DeploymentModel()
 
 
 def settings_of(chosen: Mapping[str, Plain]) -> Settings:
@@ -123,6 +126,8 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         yield from self._without_sockets()
         for index, fault in enumerate(self.faults):
             yield from self._outside(f"faults[{index}].{kind_of(fault)}", fault)
+            for path, message in self.world.deployment.problems_of(fault):
+                yield f"faults[{index}].{kind_of(fault)}.{path}", message
         kinds = [kind_of(fault) for fault in self.faults]
         for index, expectation in enumerate(self.expectations):
             window, subject = expectation.window
@@ -137,6 +142,8 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         has_sockets = any(isinstance(each, WebSockets) for _, each in populations(self.workload))
         if has_sockets and self.door != "service":
             yield "door", f"WebSockets end at the service, not at the {self.door}: write `door: service`"
+        if has_sockets and needs_hosts(self.world.deployment, self.world.stores, self.faults):
+            yield "workload", "WebSockets to instances that crash or are several are not simulated: use requests"
         for index, fault in enumerate(self.faults):
             if isinstance(fault, ClientsDisconnected) and not has_sockets:
                 path = f"faults[{index}].{kind_of(fault)}"
@@ -204,17 +211,18 @@ def write(scenario: Scenario) -> str:
     ValueError
         No file says this: its workload is a trace that was not named in one.
     """
-    return write_yaml(scenario)
+    return write_yaml(structs.replace(scenario, workload=recorded(scenario.workload)))
 
 
 def digest(scenario: Scenario) -> str:
     """Return a digest of all that makes a run what it is: neither what is expected of it, nor its description."""
     story = structs.replace(scenario, description="", expectations=())
+    traces = [clients.rows for _, clients in populations(scenario.workload) if isinstance(clients, Replay)]
     try:
         said: object = plain(story)
     except ValueError:
         said = story
-    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode([said, traces] if traces else said, order="sorted")).hexdigest()
 
 
 def schema() -> Json:

@@ -20,6 +20,7 @@ from sim.evidence import LEVELS, Evidence, Window
 from sim.measures import percentile
 from sim.quantities import show_count, show_duration, show_factor
 from sim.verdict import Status
+from sim.workload import caveat_of
 from sim.world import Run
 
 COLUMNS_MAX = 100
@@ -120,7 +121,7 @@ def render(run: Run, again: str, console: Console) -> RenderableType:
         Padding(_table(evidence, signs, console.width), (1, 0)),
         *_legends(evidence, signs),
         *_faults(run, evidence, signs),
-        *_notes(evidence),
+        *_notes(run, evidence),
         _expectations(run, signs),
         _verdict(run, again),
     )
@@ -261,12 +262,14 @@ def _faults(run: Run, evidence: Evidence, signs: Signs) -> list[RenderableType]:
     return lines
 
 
-def _notes(evidence: Evidence) -> list[RenderableType]:
+def _notes(run: Run, evidence: Evidence) -> list[RenderableType]:
     """Tell how clients, guards and operators tried to help themselves."""
-    notes = []
+    notes = [("clients", caveat)] if (caveat := caveat_of(run.scenario.workload)) else []
     if evidence.retried:
         factor = show_factor(len(evidence.attempted) / evidence.arrivals)
         notes.append(("clients", f"asked again {len(evidence.retried):,} times, in all {factor} the turns"))
+    if words := evidence.connections.words:
+        notes.append(("sockets", words))
     if counts := list(evidence.help_counts().items()):
         shown = ", ".join(f"{target} {what} {count:,}" for (target, what), count in counts[:HELP_SHOWN_MAX])
         more = len(counts) - HELP_SHOWN_MAX

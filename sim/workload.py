@@ -302,7 +302,7 @@ class WebSockets(Asking, frozen=True, kw_only=True, tag="websockets", forbid_unk
 
     connections: Annotated[int, Whole(1, CONNECTED_USERS_MAX), "how many clients there are, with one WebSocket each"]
     rate: Annotated[float | None, RATE, "mean messages of all clients together; without it they idle"] = None
-    start: Annotated[float, DURATION, "they connect spread over so long, not all at once"] = 10.0
+    start: Annotated[float, DURATION, "they connect spread over so long, not all at once; then they chat"] = 10.0
     ping_every: Annotated[float | None, DURATION, "each sends a ping so often; without it idle ones say nothing"] = None
     reads: Annotated[float | None, RATE, "frames that each takes in; without it, all that come at once"] = None
     retries: Annotated[Retries, "how they connect again, and send again what was refused"] = Retries(
@@ -321,14 +321,14 @@ class WebSockets(Asking, frozen=True, kw_only=True, tag="websockets", forbid_unk
             yield "retries.budget", "has no meaning for clients that each count for themselves: remove it"
 
     def coming(self, duration_s: float, chance: random.Random, part: Part = WHOLE) -> Iterator[tuple[int, Arrival]]:
-        """Yield whose turn it is (from 0), and the turn, up to `duration_s`; five draws each."""
+        """Yield whose turn it is (from 0), and the turn, from `start` up to `duration_s`; five draws each."""
         if self.rate is None:
             return
-        times = Poisson(self.rate).times(duration_s, random.Random(chance.getrandbits(64)))
+        times = Poisson(self.rate).times(duration_s - self.start, random.Random(chance.getrandbits(64)))
         for ordinal, at in enumerate(times, 1):
             number = int(chance.random() * self.connections)
             name = part.named(f"socket-{number}")
-            yield number, self.turn(ordinal, name, name, part, chance)._replace(at=at)
+            yield number, self.turn(ordinal, name, name, part, chance)._replace(at=self.start + at)
 
 
 class Recording(Struct, frozen=True, kw_only=True, tag="replay", forbid_unknown_fields=True):
@@ -463,6 +463,16 @@ def problems_of(workload: Workload) -> Iterator[tuple[str, str]]:
             yield f"[{index}].name", f"{name!r} comes twice: give each population a name of its own"
 
 
+def caveat_of(workload: Workload) -> str:
+    """Return what to mind about what is measured with `workload`, for readers; empty where nothing is."""
+    if not any(isinstance(clients, ClosedLoop) for _, clients in populations(workload)):
+        return ""
+    return (
+        "Users of a closed loop do not ask while they wait: a stall hides the turns that the public would have sent "
+        "meanwhile, so latencies here are too good (coordinated omission)."
+    )
+
+
 def resolved(workload: Workload, folder: Path) -> Workload:
     """Return `workload` with its recordings read, as seen from `folder`.
 
@@ -479,6 +489,20 @@ def resolved(workload: Workload, folder: Path) -> Workload:
         else each
         for index, each in enumerate(workload)
     )
+
+
+def recorded(workload: Workload) -> Workload:
+    """Return `workload` as a scenario's file has it: with the names of its traces instead of what they say."""
+    if not isinstance(workload, tuple):
+        return _named(workload) if isinstance(workload, Replay) and workload.is_named else workload
+    return tuple(
+        structs.replace(each, replay=_named(each.replay)) if isinstance(each.replay, Replay) else each
+        for each in workload
+    )
+
+
+def _named(replay: Replay) -> Recording:
+    return Recording(**{name: getattr(replay, name) for name in Recording.__struct_fields__})
 
 
 def _read(recording: Recording, folder: Path, place: str) -> Replay:
