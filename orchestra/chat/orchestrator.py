@@ -2,8 +2,8 @@
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -33,11 +33,12 @@ from orchestra.model import (
     Delta,
     Finish,
     Given,
+    Session,
     TraceContext,
     Turn,
 )
 from orchestra.ports import Clock, Entropy
-from orchestra.resilience.deadline import deadline_within
+from orchestra.resilience.deadline import TimeLimit, Watchdog, deadline_within
 from orchestra.resilience.degradation import Degradation, Feature
 from orchestra.security.validation import validate
 
@@ -45,6 +46,8 @@ SHED = (BreakerOpen, FeatureOff, Maintenance, Overloaded, ShuttingDown)
 """Errors that protect the service or a dependency: a turn that ends with one was shed, it did not fail."""
 
 BACKSTOP_SECONDS = 0.1
+"""How long behind its deadline a turn is cut off, for what of it is not guarded. At the same moment it would cancel a
+guarded call that its guard is about to end with an error that says who was too slow."""
 STREAMING = str(Feature.STREAMING)
 HISTORY = "history"
 """What a turn did without whose exchange is too large for any prompt that follows."""
@@ -120,6 +123,11 @@ class ChatOrchestrator:
         self._limits = turn_limits
         self._hook = hook
         self._inflight = 0
+        self._watchdog = Watchdog()
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        self._watchdog.close()
 
     async def handle_chat(
         self,
@@ -173,17 +181,21 @@ class ChatOrchestrator:
         """
         validate(request)
         progress = self._begin(request, correlation_id, trace, turn_id)
-        with self._error_boundary(progress), self._admitted(progress, request):
-            async with self._timed(seconds_max) as timeout, self._sessions.exclusive(request.session_id):
+        own = self._limits.seconds_max
+        asked = own if seconds_max is None else seconds_max
+        backstop = TimeLimit(self._watchdog, progress.started + min(own, asked) + BACKSTOP_SECONDS)
+        with (
+            self._error_boundary(progress),
+            self._admitted(progress, request),
+            deadline_within(own),
+            deadline_within(asked, ours=False),
+            backstop,
+        ):
+            async with self._sessions.exclusive(request.session_id):
                 opened = await self._sessions.open(
                     request.session_id, request.user_id, progress.correlation_id, create=create, fresh=fresh
                 )
-                task = Task(progress.correlation_id, request.message, opened.session)
-                if given is not None:
-                    session = replace(opened.session, messages=given.messages)
-                    task = replace(task, session=session, sampling=given.sampling)
-                else:
-                    task = replace(task, session=within_prompt(opened.session, request.message))
+                task = _task(progress, request.message, opened.session, given)
                 progress.session_id = opened.session.id
                 engine = self._route(request)
                 progress.has_memory = engine is not self._commands and (given is None or request.user_id is not None)
@@ -194,7 +206,7 @@ class ChatOrchestrator:
                     progress.without(HISTORY)
                     turn = replace(turn, degraded=tuple(progress.degraded))
                 write()
-                timeout.reschedule(None)  # nor does time: each of the writes is bounded by itself
+                backstop.lift()  # nor does time: each of the writes is bounded by itself
                 turn = await self._write(opened, turn, progress)
         return turn.as_reply
 
@@ -276,13 +288,19 @@ class ChatOrchestrator:
 
         A session or memory that cannot be written degrades the turn; what begins in one step shares a commit.
         """
+        remembering = None
+        if progress.has_memory and self._memory.name not in progress.degraded:
+            remembering = asyncio.create_task(self._remember(turn, opened.session.owner, progress))
         try:
-            async with asyncio.TaskGroup() as writes:
-                if progress.has_memory and self._memory.name not in progress.degraded:
-                    writes.create_task(self._remember(turn, opened.session.owner, progress))
-                turn = await self._sessions.commit(opened, turn)
-        except* SessionUnknown:  # it was deleted meanwhile, and so goes what memory was told just now
-            await self._sessions.forget([turn.id], progress.correlation_id)
+            turn = await self._sessions.commit(opened, turn)
+            if remembering is not None:
+                await remembering
+        except BaseException as error:
+            if remembering is not None:
+                remembering.cancel()
+                await asyncio.wait((remembering,))
+            if isinstance(error, SessionUnknown):  # deleted meanwhile, and so goes what memory was told just now
+                await self._sessions.forget([turn.id], progress.correlation_id)
             raise
         if SESSION in turn.degraded:
             progress.without(SESSION)
@@ -299,19 +317,6 @@ class ChatOrchestrator:
         progress.without(self._memory.name)
         if not isinstance(failure, OrchestraError):
             self._hook(UnexpectedError(self._now(), progress.correlation_id, self._memory.name, _traceback(failure)))
-
-    @asynccontextmanager
-    async def _timed(self, seconds_max: float | None) -> AsyncIterator[asyncio.Timeout]:
-        """Bound the turn: by its deadline for all that is guarded, and a moment later by a timeout for what is not.
-
-        At the same moment, the timeout would cancel a guarded call that its guard is about to end with an error that
-        says who was too slow.
-        """
-        own = self._limits.seconds_max
-        asked = own if seconds_max is None else seconds_max
-        with deadline_within(own), deadline_within(asked, ours=False):
-            async with asyncio.timeout(min(own, asked) + BACKSTOP_SECONDS) as timeout:
-                yield timeout
 
     @contextmanager
     def _admitted(self, progress: Progress, request: ChatRequest) -> Iterator[None]:
@@ -375,6 +380,14 @@ class ChatOrchestrator:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _task(progress: Progress, message: str, session: Session, given: Given | None) -> Task:
+    """Return what the engines get to work on: the history that fits into a prompt, or the one that was sent along."""
+    if given is None:
+        return Task(progress.correlation_id, message, within_prompt(session, message))
+    session = replace(session, messages=given.messages)
+    return Task(progress.correlation_id, message, session, sampling=given.sampling)
 
 
 def _translated(raised: BaseException) -> BaseException:

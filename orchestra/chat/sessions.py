@@ -148,9 +148,10 @@ class Sessions:
         """
         session, correlation_id = opened.session, turn.correlation_id
         for _ in range(ATTEMPTS_MAX):
-            numbered = replace(turn, number=session.version + 1)
+            if turn.number != session.version + 1:
+                turn = replace(turn, number=session.version + 1)
             try:
-                kept = await self._appended(numbered, session.owner)
+                kept = await self._appended(turn, session.owner)
             except StaleSession:
                 if not session.version:  # others began it, too
                     _check_same_owner(session, await self._head(session.id, correlation_id))
@@ -399,8 +400,8 @@ class Sessions:
 
     # --- how a session is found
 
-    async def _record(self, session_id: str, correlation_id: str) -> Session | None:
-        return await self._cached(correlation_id, self._store.load(session_id))
+    def _record(self, session_id: str, correlation_id: str) -> Coroutine[Any, Any, Session | None]:
+        return self._cached(correlation_id, self._store.load(session_id))
 
     async def _current(self, session_id: str, stored: Session | None, correlation_id: str) -> Session | None:
         """Return the session: that of its record, or made from its conversation."""
@@ -458,11 +459,11 @@ class Sessions:
     async def _head(self, session_id: str, correlation_id: str) -> ConversationHead | None:
         return await self._told(correlation_id, self._conversations.head(session_id))
 
-    async def _told(self, correlation_id: str, call: Coroutine[Any, Any, T]) -> T:
-        return await self._calls("conversations", correlation_id, call)
+    def _told(self, correlation_id: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return self._calls("conversations", correlation_id, call)
 
-    async def _cached(self, correlation_id: str, call: Coroutine[Any, Any, T]) -> T:
-        return await self._calls("sessions", correlation_id, call)
+    def _cached(self, correlation_id: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return self._calls("sessions", correlation_id, call)
 
     def _new(self, session_id: str, user_id: str | None) -> Session:
         now = self._clock.now()

@@ -23,6 +23,9 @@ from orchestra.model import Message, Profile, Session, Turn
 MESSAGE_TOKENS = 4
 """What chat templates put around a message (role and marks), as OpenAI's cookbook counts it."""
 
+CHAR_BYTES_MAX = 4
+"""Of UTF-8."""
+
 MESSAGE_BYTES = 16
 SESSION_BYTES = 512
 """Upper bounds of what a stored record takes beside texts: each message's lengths and number, and all else that is
@@ -61,6 +64,8 @@ def with_profile(session: Session, profile: Profile, revision: int, pinned: Sequ
 
 def trimmed(session: Session) -> Session:
     """Drop the oldest exchanges that are not pinned until the rest is within `limits.SESSION_*`."""
+    if _is_small(session):
+        return session
     count, tokens, size_bytes = len(session.messages), session.tokens, size_of(session)
     kept: list[Message] = []
     for exchange in exchanges(session.messages):
@@ -74,6 +79,19 @@ def trimmed(session: Session) -> Session:
         else:
             count, tokens, size_bytes = count - len(exchange), tokens - _tokens(exchange), size_bytes - _bytes(exchange)
     return session if count == len(session.messages) else replace(session, messages=tuple(kept), tokens=tokens)
+
+
+def _is_small(session: Session) -> bool:
+    """Tell that a session is within all limits for sure, which takes no encoding and is so for most."""
+    chars = sum([len(message.content) for message in session.messages])
+    bytes_at_most = (
+        SESSION_BYTES + limits.PROFILE_BYTES_MAX + chars * CHAR_BYTES_MAX + len(session.messages) * MESSAGE_BYTES
+    )
+    return (
+        len(session.messages) <= limits.SESSION_MESSAGES_MAX
+        and session.tokens <= limits.SESSION_TOKENS_MAX
+        and bytes_at_most <= limits.SESSION_BYTES_MAX
+    )
 
 
 def within_prompt(session: Session, message: str) -> Session:

@@ -3,7 +3,7 @@
 A turn's deadline lies in a context variable, so that no function in between has to pass it on, and a task takes it
 over from whoever started it. It is only ever shortened on the way down (gRPC's deadline propagation).
 
-    contract: `Deadline`;  state: `_deadline`, `Watch`;  behaviour: `deadline_within`, `Watchdog`
+    contract: `Deadline`;  state: `_deadline`, `Watch`;  behaviour: `deadline_within`, `Watchdog`, `TimeLimit`
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from asyncio import CancelledError, current_task
 from collections.abc import Callable
 from contextvars import Context, ContextVar, Token
 from itertools import takewhile
-from typing import Any, TypeVarTuple
+from typing import Any, Self, TypeVarTuple
 
 from msgspec import Struct
 
@@ -229,3 +229,35 @@ class Watchdog:
 def _expire(watch: Watch) -> None:
     watch.expired = True
     watch.task.cancel()
+
+
+class TimeLimit:
+    """Bounds the body of a ``with``: `asyncio.timeout_at` by a watchdog, and as that raises `TimeoutError`.
+
+    Parameters
+    ----------
+    watchdog : Watchdog
+    at : float
+        On the running loop's clock, in seconds.
+    """
+
+    __slots__ = ("_at", "_watch", "_watchdog")
+
+    def __init__(self, watchdog: Watchdog, at: float) -> None:
+        self._watchdog = watchdog
+        self._at = at
+        self._watch: Watch | None = None
+
+    def __enter__(self) -> Self:
+        self._watch = self._watchdog.enter(self._at)
+        return self
+
+    def lift(self) -> None:
+        """Give the rest of the body all the time it wants."""
+        assert self._watch is not None, "the limit was lifted before"
+        self._watchdog.leave(self._watch)
+        self._watch = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._watch is not None and self._watchdog.leave(self._watch, error):
+            raise TimeoutError from error
