@@ -192,12 +192,14 @@ class Asking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.patience == Constant(0.0):
             yield "patience", "0 is out of bounds: a client waits for some time, such as 60s"
 
-    def turn(self, ordinal: int, session: str, user: str, part: Part, chance: random.Random) -> Arrival:
-        """Return a turn that somebody wants now; four draws, whatever the parameters."""
+    def turn(
+        self, ordinal: int, session: str, user: str, part: Part, chance: random.Random, at: float = 0.0
+    ) -> Arrival:
+        """Return a turn that somebody wants; four draws, whatever the parameters."""
         number = part.number(ordinal)
         subject = SUBJECTS[int(chance.random() * len(SUBJECTS))]
         return Arrival(
-            at=0.0,
+            at=at,
             number=number,
             session=session,
             user=user,
@@ -254,7 +256,7 @@ class OpenLoop(Requests, frozen=True, kw_only=True, tag="open_loop", forbid_unkn
             session = turns[number] // self.turns_per_session
             turns[number] += 1
             user = part.named(f"user-{number}")
-            yield self.turn(ordinal, f"{user}/{session}", user, part, chance)._replace(at=at)
+            yield self.turn(ordinal, f"{user}/{session}", user, part, chance, at)
 
 
 class Visit(NamedTuple):
@@ -328,7 +330,7 @@ class WebSockets(Asking, frozen=True, kw_only=True, tag="websockets", forbid_unk
         for ordinal, at in enumerate(times, 1):
             number = int(chance.random() * self.connections)
             name = part.named(f"socket-{number}")
-            yield number, self.turn(ordinal, name, name, part, chance)._replace(at=self.start + at)
+            yield number, self.turn(ordinal, name, name, part, chance, self.start + at)
 
 
 class Recording(Struct, frozen=True, kw_only=True, tag="replay", forbid_unknown_fields=True):

@@ -13,7 +13,20 @@ from sim.faults import ProviderFailing, ProviderSlow, StoreDown
 from sim.provider import ProviderModel
 from sim.quantities import COUNT, DURATION, RATE, SHARE, Comparison, spelt
 from sim.scenario import Scenario, WorldModel, digest, load, parse, replaying, write
-from sim.workload import OpenLoop, Replay, Retries, Row
+from sim.workload import (
+    ClosedLoop,
+    Daily,
+    Modulated,
+    OnOff,
+    OpenLoop,
+    Population,
+    Profile,
+    Replay,
+    Retries,
+    Row,
+    State,
+    WebSockets,
+)
 
 FILES = sorted((Path(__file__).parents[2] / "chaos" / "scenarios").glob("*.yaml"))
 positive = st.floats(1e-6, 1e5)
@@ -28,17 +41,40 @@ spread = (
     | st.lists(positive, min_size=2, max_size=5).map(lambda values: Empirical(tuple(sorted(values))))
 )
 retries = st.builds(
-    Retries, attempts=st.integers(2, 100), wait=st.floats(0, 100), style=st.sampled_from(["naive", "polite"])
+    Retries,
+    attempts=st.integers(2, 100),
+    wait=st.floats(0.001, 100),
+    style=st.sampled_from(["naive", "polite"]),
+    budget=st.none() | share,
 )
-workload = st.builds(
-    OpenLoop,
-    rate=st.floats(1e-3, 1e5),
-    users=st.integers(1, 1_000_000),
-    context_tokens=spread,
-    generated_tokens=spread,
-    patience=positive,
-    retries=st.none() | retries,
+rate = st.floats(1e-3, 1e5)
+some_time = st.floats(0.001, 1e5)
+state = st.builds(State, rate=rate, lasts=some_time)
+process = (
+    st.builds(OnOff, on=rate, on_for=some_time, off_for=some_time, off=st.none() | rate)
+    | st.builds(Modulated, states=st.lists(state, min_size=2, max_size=4).map(tuple))
+    | st.builds(Daily, mean=rate, swing=share, peak_at=st.floats(0, 1e5), period=some_time)
+    | st.builds(Profile, rates=st.lists(rate, min_size=1, max_size=4).map(tuple), each=some_time)
 )
+asking = {"context_tokens": spread, "generated_tokens": spread, "patience": positive.map(Exponential)}
+requests = {**asking, "retries": st.none() | retries, "stream": st.booleans()}
+open_loop = st.builds(OpenLoop, rate=rate, users=st.integers(1, 1_000_000), **requests) | st.builds(
+    OpenLoop, arrivals=process, **requests
+)
+closed_loop = st.builds(ClosedLoop, users=st.integers(1, 10_000), think=spread, **requests)
+websockets = st.builds(
+    WebSockets,
+    connections=st.integers(1, 10_000),
+    rate=st.none() | rate,
+    ping_every=st.none() | some_time,
+    reads=st.none() | rate,
+    retries=retries.map(lambda made: structs.replace(made, budget=None)),
+    **asking,
+)
+several = st.fixed_dictionaries({}, optional={"open_loop": open_loop, "closed_loop": closed_loop}).map(
+    lambda kinds: tuple(Population(name=kind.replace("_", "-"), **{kind: made}) for kind, made in kinds.items())
+)
+workload = open_loop | closed_loop | websockets | several.filter(bool)
 within = {"at": st.floats(0, 100), "lasts": st.floats(0.001, 100)}
 faults = st.lists(
     st.builds(ProviderSlow, **within, factor=st.floats(1.001, 10_000))
@@ -66,6 +102,7 @@ scenario = st.builds(
     description=st.just("") | text,
     duration=st.floats(200, 2_592_000),
     workload=workload,
+    door=st.just("service"),
     world=st.builds(WorldModel, provider=st.builds(ProviderModel, capacity=st.integers(1, 500), first_token=spread)),
     settings=settings,
     faults=faults.map(tuple),
