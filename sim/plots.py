@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from orchestra.events import BreakerChanged, CallFinished
-from sim.evidence import ALL_FAULTS, LEVELS, Evidence, Window, help_of
+from sim.evidence import ALL_FAULTS, LEVELS, Evidence, Window
 from sim.ink import (
     BLUE,
     HATCH,
@@ -294,8 +294,8 @@ def bucketed(evidence: Evidence) -> Buckets:
     p50, p95 = _quantiles(parts, seconds[answered], last + 1)
     attempts = np.histogram(evidence.attempted, edges)[0]
     helped: dict[str, list[float]] = {}
-    for entry in evidence.helped:
-        helped.setdefault(help_of(entry), []).append(entry.at)
+    for (_, what), times in evidence.helped.items():
+        helped.setdefault(what, []).extend(times)
     helps = {name: np.histogram(helped[name], edges)[0] for name in sorted(helped)[: len(LINES)]}
     serving, queued = _provider_load(evidence.journal, edges)
     return Buckets(edges, counts, attempts, helps, p50, p95, serving, queued)
