@@ -81,7 +81,7 @@ def side_by_side(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 
 def _summary(run: Run) -> dict[str, str | int | float]:
-    evidence = Evidence(run.journal)
+    evidence = run.evidence
     window = evidence.window("always", WHOLE_RUN)
     assert window is not None  # a whole run is never missing
     return {

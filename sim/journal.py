@@ -167,6 +167,29 @@ class ProviderCallOutlived(Struct, frozen=True, tag="provider_call_outlived"):
     seconds: float
 
 
+class IntervalCounted(Struct, frozen=True, tag="interval_counted"):
+    """What a sampled journal (`sim.streaming.Sample`) tells of the turns of an interval that ended at `at`.
+
+    Parameters
+    ----------
+    arrivals, retried : int
+        How often clients asked for the first time, and again.
+    answered, failed, shed : int
+        How many of their turns ended, and how, whenever they had arrived.
+    p50_seconds, p95_seconds : float or None
+        Latency of those answered.
+    """
+
+    at: float
+    arrivals: int
+    retried: int
+    answered: int
+    failed: int
+    shed: int
+    p50_seconds: float | None
+    p95_seconds: float | None
+
+
 class Audited(Struct, frozen=True, tag="audited"):
     """The world compared what clients were told with what the conversation store holds."""
 
@@ -247,6 +270,7 @@ WorldEvent = (
     | InstanceIn
     | InstanceLevelChanged
     | InstanceBreakerChanged
+    | IntervalCounted
 )
 Entry = events.Event | WorldEvent
 
@@ -260,12 +284,13 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 _DECODER = msgspec.json.Decoder(Entry)
 
 
-def _shaper(kind: type[Struct]) -> Callable[[Any], Any]:
-    """Return a function that puts an entry of `kind` into the shape that a journal keeps.
+def rounded(seconds: float) -> float:
+    """Return seconds to the microsecond: the float nearest to those six digits, and never minus zero."""
+    return round(seconds * PER_SECOND) / PER_SECOND  # a quarter of what round(seconds, 6) costs
 
-    A whole number of microseconds by a million is the float nearest to those six digits, at a quarter of what
-    ``round(seconds, 6)`` costs. None stays None, and minus zero becomes zero.
-    """
+
+def _shaper(kind: type[Struct]) -> Callable[[Any], Any]:
+    """Return a function that puts an entry of `kind` into the shape that a journal keeps; None stays None."""
     places = tuple(kind.__struct_fields__.index(name) for name in _SECONDS[kind])
     astuple = msgspec.structs.astuple
 
@@ -273,7 +298,7 @@ def _shaper(kind: type[Struct]) -> Callable[[Any], Any]:
         values = list(astuple(entry))
         for place in places:
             if (value := values[place]) is not None:
-                values[place] = round(value * PER_SECOND) / PER_SECOND
+                values[place] = rounded(value)
         return kind(*values)
 
     if kind is not events.UnexpectedError:
@@ -297,14 +322,29 @@ def encode(entries: Sequence[Entry]) -> bytes:
     return _ENCODER.encode_lines(entries)
 
 
-def decode(line: bytes) -> Entry:
-    """Return the entry of one line; raises `msgspec.DecodeError` or `UnicodeDecodeError`."""
-    entry: Entry = _DECODER.decode(line)
-    return entry
+def decoded(path: Path) -> Iterator[Entry]:
+    """Yield the entries of a file, one at a time.
+
+    Raises
+    ------
+    JournalBroken
+        Some line is no entry.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                entry: Entry = _DECODER.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+                raise JournalBroken(f"{path.name}: line {number} is no journal entry: {wrong}") from None
+            yield entry
 
 
 class JournalBroken(Exception):
     """A file is no journal; the message names the line."""
+
+
+Keep = Callable[[list[Entry]], list[Entry]]
+"""Says what a journal keeps of the entries that come next; `list` for all of them."""
 
 
 class Journal:
@@ -314,13 +354,19 @@ class Journal:
     ----------
     entries : iterable of Entry
         A history to start from.
-    readers : sequence of callable
-        Each is given every entry that is recorded.
+    keep : callable
+        Says what is kept of what is recorded.
+
+    Attributes
+    ----------
+    readers : list of callable
+        Each is given every entry that is recorded from now on, kept or not.
     """
 
-    def __init__(self, entries: Iterable[Entry] = (), *, readers: Sequence[Reader] = ()) -> None:
+    def __init__(self, entries: Iterable[Entry] = (), *, keep: Keep = list) -> None:
+        self.readers: list[Reader] = []
         self._entries: list[Entry] = list(entries)
-        self._readers = readers
+        self._kept = keep
         self._fresh: list[Entry] = []
         self._closed = False
 
@@ -349,11 +395,11 @@ class Journal:
         if not fresh or self._closed:
             return
         shaped = [_SHAPERS[type(entry)](entry) for entry in fresh]
-        self._keep(shaped)
-        for read in self._readers:
+        self._take(self._kept(shaped))
+        for read in self.readers:
             read(shaped)
 
-    def _keep(self, entries: list[Entry]) -> None:
+    def _take(self, entries: list[Entry]) -> None:
         self._entries += entries
 
     def lines(self) -> Iterator[bytes]:
@@ -364,9 +410,10 @@ class Journal:
     @property
     def digest(self) -> str:
         """SHA-256 of the lines: equal for equal histories, across processes and machines."""
+        self.settle()
         digest = hashlib.sha256()
-        for line in self.lines():
-            digest.update(line)
+        for start in range(0, len(self._entries), BATCH):
+            digest.update(encode(self._entries[start : start + BATCH]))
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
@@ -376,21 +423,8 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        """Read what `write` wrote.
-
-        Raises
-        ------
-        JournalBroken
-            Some line is no entry.
-        """
-        entries = []
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    entries.append(decode(line))
-                except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-                    raise JournalBroken(f"{path.name}: line {number} is no journal entry: {wrong}") from None
-        return cls(entries)
+        """Read what `write` wrote; raises as `decoded` does."""
+        return cls(decoded(path))
 
     def frame(self) -> pd.DataFrame:
         """Return one row an entry: `at` (seconds), `event` (its tag), and a typed column for every field of any event.

@@ -115,7 +115,7 @@ def render(run: Run, again: str, console: Console) -> RenderableType:
         Where it will be shown; its width and its encoding decide on columns and signs.
     """
     signs = UNICODE if (console.encoding or "").lower().startswith("utf") else ASCII
-    evidence = Evidence(run.journal)
+    evidence = run.evidence
     return Group(
         _title(run),
         Padding(_table(evidence, signs, console.width), (1, 0)),

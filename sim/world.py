@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from sanic import Sanic
 
@@ -27,9 +28,10 @@ from sim import asgi, loop, verdict
 from sim.clients import Clients, Door, DoorName, ServiceDoor, orchestrator_door
 from sim.clock import SimClock
 from sim.entropy import Streams
+from sim.evidence import Evidence
 from sim.faults import Fault, Faults, StoreName, kind_of
 from sim.isolation import isolated
-from sim.journal import Audited, Entry, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
+from sim.journal import Audited, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
 from sim.provider import ModelledProvider, Plan, Tokens
 from sim.scenario import Scenario, entering, settings_of
 from sim.schedule import Fifo
@@ -74,6 +76,8 @@ class Run:
     verdict : Verdict
     virtual_seconds, wall_seconds : float
         How long it took in the world, and on the clock on the wall.
+    gathered : Evidence or None
+        See `evidence`.
     """
 
     scenario: Scenario
@@ -83,10 +87,21 @@ class Run:
     verdict: Verdict
     virtual_seconds: float
     wall_seconds: float
+    gathered: Evidence | None = None
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What was gathered while it happened, also from what the journal did not keep; else from the journal."""
+        return self.gathered or Evidence(self.journal)
 
 
 def rehearse(
-    scenario: Scenario, *, seed: int = 0, door: DoorName | None = None, watch: Watch = lambda progress: None
+    scenario: Scenario,
+    *,
+    seed: int = 0,
+    door: DoorName | None = None,
+    watch: Watch = lambda progress: None,
+    journal: Journal | None = None,
 ) -> Run:
     """Live through `scenario` and judge it.
 
@@ -99,6 +114,8 @@ def rehearse(
         Where clients come in: ``orchestrator`` or ``service``; None for where the scenario says.
     watch : callable
         Told of the progress about `PROGRESS_STEPS` times; it may raise `Aborted`, and the run ends with what it has.
+    journal : Journal
+        An empty one to fill, such as one in a file (`sim.streaming`); None for one in memory.
 
     Raises
     ------
@@ -110,25 +127,30 @@ def rehearse(
     started = time.perf_counter()
     if door is not None and door != scenario.door:
         scenario = entering(scenario, door)
-    world = World(scenario, seed, scenario.door, watch)
+    journal = Journal() if journal is None else journal
+    world = World(scenario, seed, scenario.door, watch, journal)
     left_behind = world.live()
-    judged = verdict.reach(scenario.expectations, world.journal, left_behind)
-    return Run(scenario, seed, scenario.door, world.journal, judged, world.env.now, time.perf_counter() - started)
+    journal.close()
+    judged = verdict.reach(scenario.expectations, world.evidence, left_behind)
+    wall_s = time.perf_counter() - started
+    return Run(scenario, seed, scenario.door, journal, judged, world.env.now, wall_s, world.evidence)
 
 
 class World:
     """Everything that one run consists of."""
 
-    def __init__(self, scenario: Scenario, seed: int, door: DoorName, watch: Watch) -> None:
+    def __init__(self, scenario: Scenario, seed: int, door: DoorName, watch: Watch, journal: Journal) -> None:
         self.scenario = scenario
-        self.journal = Journal()
+        self.journal = journal
+        self.evidence = Evidence(journal)
+        journal.readers.append(self.evidence.read)
         self.streams = Streams(seed)
         self.env = loop.SimEnvironment(schedule=Fifo(self.streams.stream("schedule")))
         self.faults = Faults()
+        self._record = journal.record
         self._seed = seed
         self._door_name: DoorName = door
         self._watch = watch
-        self._recording = True
         self._clock = SimClock(self.env.loop)
         self._plan = Plan()
         self._sessions = ModelledSessions(self._clock, self._wire("sessions"))
@@ -191,7 +213,7 @@ class World:
             try:
                 self._watch(Progress(self.env.now, self.scenario.duration, tally.arrived, **tally.counts))
             except Aborted:
-                self._recording = False  # what the end of all tasks tells now is no part of the story
+                self.journal.close()  # what the end of all tasks tells now is no part of the story
                 raise
             await asyncio.sleep(self.scenario.duration / PROGRESS_STEPS)
 
@@ -232,10 +254,6 @@ class World:
     def _wire(self, store: StoreName, stream: str = "") -> Wire:
         chance = self.streams.stream(f"stores.{stream or store}")
         return Wire(store, self.scenario.world.stores.latency, chance, self.faults)
-
-    def _record(self, entry: Entry) -> None:
-        if self._recording:
-            self.journal.record(entry)
 
     def _found_left(self) -> list[str]:
         """Name what should be gone by now: tasks, and calls that still hold the provider."""
