@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from sim import cli_calibrate, cli_lab, timeline
 from sim import scenario as scenarios
-from sim import cli_calibrate, timeline
 from sim.clients import DOORS, DoorName
 from sim.forms import Unreadable, nearest
 from sim.isolation import Leak
@@ -42,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("calibrate")(cli_calibrate.command)
+app.add_typer(cli_lab.app)
 
 
 @app.command()

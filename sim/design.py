@@ -89,7 +89,7 @@ class Range(NamedTuple):
 
     def written(self, value: float) -> str:
         """Write a value as a scenario's file has it."""
-        return f"{round(value)}{self.unit}" if self.whole else f"{value:.10g}{self.unit}"
+        return f"{round(value)}{self.unit}" if self.whole else f"{value:.6g}{self.unit}"
 
 
 Axis = Listed | Range

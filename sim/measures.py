@@ -30,6 +30,7 @@ cost                                      money    of these tokens, at the price
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -280,6 +281,19 @@ MEASURES |= {  # as expectations call them, where a window is not a whole run
         lambda evidence, window: evidence.connections.open_max(*window), "turns", "connections at once"
     ),
 }
+
+
+class MeasureUnknown(Exception):
+    """A run has no such measure; the message names it and the nearest."""
+
+
+def known(name: str) -> str:
+    """Return `name` if a whole run has a measure of it; raises MeasureUnknown."""
+    if name in COLUMNS:
+        return name
+    close = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.5)
+    cure = f"did you mean {close[0]}?" if close else "write one such as availability, p95, recovery_seconds or cost"
+    raise MeasureUnknown(f"there is no measure {name!r}: {cure}")
 
 
 def measured(journal: Journal, warm_up_s: float = 0.0) -> dict[str, float]:

@@ -108,18 +108,25 @@ def replicate(
 
 
 def summary(frame: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
-    """Return one row a measure: its mean over the rows of `frame`, with a t interval; NaN is left out."""
+    """Return one row a measure: its mean over the rows of `frame`, with a t interval; NaN is left out.
+
+    No measure is negative and no share above one, so intervals end there; ``half_width`` is that of the whole one.
+    """
     estimates = {name: statistics.mean(frame[name].to_numpy(float), confidence) for name in COLUMNS}
     return pd.DataFrame(
         {
             "unit": {name: MEASURES[name].unit for name in COLUMNS},
             "mean": {name: each.value for name, each in estimates.items()},
-            "low": {name: each.low for name, each in estimates.items()},
-            "high": {name: each.high for name, each in estimates.items()},
+            "low": {name: max(each.low, 0.0) for name, each in estimates.items()},
+            "high": {name: min(each.high, _most(name)) for name, each in estimates.items()},
             "half_width": {name: each.half_width for name, each in estimates.items()},
             "runs": {name: each.observations for name, each in estimates.items()},
         }
     ).rename_axis("measure")
+
+
+def _most(measure: str) -> float:
+    return 1.0 if MEASURES[measure].unit == "share" else math.inf
 
 
 class Comparison(NamedTuple):

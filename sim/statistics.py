@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 CONFIDENCE = 0.95
 BATCHES = 20
@@ -304,6 +303,8 @@ def _deviation(values: NDArray[np.float64]) -> float:
 
 
 def _t(confidence: float, freedom: int) -> float:
+    from scipy import special  # noqa: PLC0415 - takes half a second to import
+
     return float(special.stdtrit(freedom, (1 + confidence) / 2))
 
 
