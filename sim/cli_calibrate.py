@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
-from sim.distributions import Constant, Distribution
+from sim.distributions import Distribution
+from sim.forms import plain
 from sim.quantities import show_duration
 from sim.records import RecordsBroken, read_calls
 from sim.verdict import Status
+from sim.workload import OpenLoop
 
 if TYPE_CHECKING:
     from sim.calibrate import Calibration, Fitted
@@ -49,7 +53,7 @@ def command(
     _show(console, found)
     if out is None:
         console.print("Put this into a scenario:\n", style="bold")
-        console.print(page, markup=False)
+        console.print(page, markup=False, soft_wrap=True)
 
 
 def _refuse(message: str) -> None:
@@ -59,47 +63,41 @@ def _refuse(message: str) -> None:
 
 def written(found: Calibration, source: str) -> str:
     """Return a calibration as the part of a scenario that it is, with its limits as comments."""
-    model = found.model
-    lines = [f"# Fitted to {found.calls:,} calls of {source}, {found.failed:,} of which failed."]
-    if found.rate is not None and found.dispersion is not None:
+    comments = [f"Fitted to {found.calls:,} calls of {source}, {found.failed:,} of which failed."]
+    if found.rate is None or found.dispersion is None:
+        comments.append("When they came was not recorded: the rate is a guess.")
+    else:
         kind = "as Poisson arrivals are" if found.dispersion < 2 else "in bursts: replay them, or use a bursty workload"
-        lines.append(f"# They came {found.rate:.3g} a second, {kind} (index of dispersion {found.dispersion:.1f}).")
-    lines += ["world:", "  provider:"]
-    lines.append(
-        f"    capacity: {model.capacity} # "
-        + ("the most at once that was seen, so it has this many or more" if found.busiest else "not recorded: a guess")
+        comments.append(f"They came {found.rate:.3g} a second, {kind} (index of dispersion {found.dispersion:.1f}).")
+    known = "the most calls at once that were seen: it has this many or more" if found.busiest else "a guess"
+    comments.append(f"The capacity is {known}.")
+    arrivals = OpenLoop(
+        rate=_rounded(found.rate or 1.0),
+        context_tokens=_rounded_spread(found.context_tokens.chosen.distribution),
+        generated_tokens=_rounded_spread(found.generated_tokens.chosen.distribution),
     )
-    lines += [
-        f"    first_token: {_spread(model.first_token, 's')}",
-        f"    per_prompt_token: {_spread(model.per_prompt_token, 's')}",
-        f"    per_token: {_spread(model.per_token, 's')}",
-        f"    failure_rate: {model.failure_rate:.3%}",
-        "workload:",
-        "  open_loop:",
-        f"    rate: {found.rate or 1:.3g}/s" + ("" if found.rate else " # not recorded: a guess"),
-        f"    context_tokens: {_spread(found.context_tokens.chosen.distribution, '')}",
-        f"    generated_tokens: {_spread(found.generated_tokens.chosen.distribution, '')}",
-    ]
-    return "\n".join(lines) + "\n"
+    model = structs.replace(
+        found.model,
+        first_token=_rounded_spread(found.model.first_token),
+        per_prompt_token=_rounded_spread(found.model.per_prompt_token),
+        per_token=_rounded_spread(found.model.per_token),
+        failure_rate=_rounded(found.model.failure_rate),
+    )
+    part = {"world": {"provider": plain(model)}, "workload": {"open_loop": plain(arrivals)}}
+    page = yaml.safe_dump(part, sort_keys=False, default_flow_style=None, width=100)
+    return "".join(f"# {line}\n" for line in comments) + page
 
 
-def _spread(distribution: Distribution, unit: str) -> str:
-    """Return a distribution as a scenario writes it."""
-    if isinstance(distribution, Constant):
-        return _number(distribution.value, unit)
-    fields = []
-    for name in distribution.__struct_fields__:
-        value = getattr(distribution, name)
-        if isinstance(value, tuple):
-            fields.append(f"{name}: [{', '.join(_number(each, unit) for each in value)}]")
-        else:
-            fields.append(f"{name}: {_number(value, '' if name == 'shape' else unit)}")
-    return f"{{{distribution.__struct_config__.tag}: {{{', '.join(fields)}}}}}"
+def _rounded_spread(distribution: Distribution) -> Distribution:
+    fields: dict[str, Any] = {name: getattr(distribution, name) for name in distribution.__struct_fields__}
+    for name, value in fields.items():
+        fields[name] = tuple(map(_rounded, value)) if isinstance(value, tuple) else _rounded(value)
+    return type(distribution)(**fields)
 
 
-def _number(value: float, unit: str) -> str:
-    """Return a number to four digits, seconds in milliseconds."""
-    return f"{float(f'{value * 1000:.4g}'):.10g}ms" if unit == "s" else f"{float(f'{value:.4g}'):.10g}"
+def _rounded(value: float) -> float:
+    """Return a number to four digits, which is more than any records are worth."""
+    return float(f"{value:.4g}")
 
 
 def _show(console: Console, found: Calibration) -> None:
