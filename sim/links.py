@@ -48,6 +48,10 @@ class Condition:
     bandwidth: float | None = None
     touched: int = 0
 
+    def __post_init__(self) -> None:
+        if self.bandwidth is not None:
+            positive(self.bandwidth)
+
 
 class Link:
     """The way from one host to another.
@@ -69,7 +73,7 @@ class Link:
     ) -> None:
         self.source = source
         self.target = target
-        self._own = latency, bandwidth
+        self._own = latency, positive(bandwidth)
         self._chance = chance
         self._conditions: list[Condition] = []
         self._free_at = -math.inf
@@ -77,7 +81,8 @@ class Link:
 
     def set(self, latency: Distribution | None, bandwidth: float | None) -> None:
         """Change the link for good; what is None stays as it is."""
-        self._own = latency or self._own[0], bandwidth or self._own[1]
+        own_latency, own_bandwidth = self._own
+        self._own = latency or own_latency, own_bandwidth if bandwidth is None else positive(bandwidth)
         self._settle()
 
     def impose(self, condition: Condition) -> None:
@@ -105,7 +110,7 @@ class Link:
             if condition.latency is not None or condition.bandwidth is not None:
                 self._slow = condition
                 self._latency = condition.latency or self._latency
-                self._bandwidth = condition.bandwidth or self._bandwidth
+                self._bandwidth = self._bandwidth if condition.bandwidth is None else condition.bandwidth
 
     def passes(self) -> bool:
         """Return whether a packet sent now gets through."""
@@ -128,3 +133,10 @@ class Link:
         if drawn >= CUT_SHARE or size_bytes < 2:  # one byte has no inside
             return size_bytes
         return 1 + int(drawn / CUT_SHARE * (size_bytes - 1))
+
+
+def positive(bandwidth: float) -> float:
+    """Return a bandwidth; `ValueError` where it carries nothing."""
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth is {bandwidth}: give bytes per second above zero, or a partition where none pass")
+    return bandwidth

@@ -1,8 +1,8 @@
 """An asyncio event loop that steps a SimPy environment.
 
-Code written for asyncio runs here unmodified, as long as it asks for no real socket, in virtual time, beside SimPy
-processes: coroutines await SimPy events (`SimEnvironment.wait`), processes yield awaitables (`SimEnvironment.of`), so
-a provider can be a `simpy.Resource` with a queue in front.
+Code written for asyncio runs here unmodified, over a simulated network if it has one (`sim.network`), in virtual time,
+beside SimPy processes: coroutines await SimPy events (`SimEnvironment.wait`), processes yield awaitables
+(`SimEnvironment.of`), so a provider can be a `simpy.Resource` with a queue in front.
 
 One loop iteration is a stock one (`asyncio.BaseEventLoop._run_once`) in which SimPy's queue stands where the selector
 stood: if nothing is ready, time moves to the next deadline or event; due timers become ready; SimPy's due events are

@@ -26,11 +26,11 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sim.distributions import Distribution
 from sim.entropy import Streams
-from sim.links import LATENCY, LOOPBACK_LATENCY, Condition, Link
+from sim.links import LATENCY, LOOPBACK_LATENCY, Condition, Link, positive
 from sim.loop import SimEnvironment
 from sim.tcp import CONNECT_SECONDS_MAX, Address, Endpoint
 
@@ -162,13 +162,13 @@ class Network:
         bandwidth: float = math.inf,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
-        if window_bytes < 1 or not bandwidth > 0:
-            raise ValueError(f"window_bytes ({window_bytes}) and bandwidth ({bandwidth}) must be above zero")
+        if window_bytes < 1:
+            raise ValueError(f"window_bytes is {window_bytes}: give at least 1")
         self.env = env
         self.window_bytes = window_bytes
         self._streams = streams
         self._latency = latency
-        self._bandwidth = bandwidth
+        self._bandwidth = positive(bandwidth)
         self._hosts: dict[str, Host] = {}
         self._names: dict[str, str] = {}
         self._links: dict[tuple[str, str], Link] = {}
@@ -379,6 +379,8 @@ class Network:
             none of them, and answers the next packet by a reset, as after a quick restart. In both cases new
             connections are refused. ``nothing``: the host is off, and all packets to it vanish until `restart`.
         """
+        if peers_see not in get_args(PeersSee):
+            raise ValueError(f"peers_see is {peers_see!r}: give one of {', '.join(get_args(PeersSee))}")
         crashed = self.host(name)
         crashed.up = peers_see != "nothing"
         for listener in list(crashed.listeners.values()):

@@ -72,7 +72,6 @@ class Pipe:
         self._source = source
         self._target = target
         self._transit: deque[tuple[float, Packet]] = deque()
-        self._last = 0.0
         self._moving = False
         self._unsent: deque[Packet] = deque()
         self._retries = 0
@@ -112,12 +111,11 @@ class Pipe:
 
     def _let_go(self, deliver: Callable[[bytes], None], payload: bytes) -> None:
         size = len(payload)
-        at = max(self.link.arrival(self._loop.time(), size), self._last)
+        at = self.link.arrival(self._loop.time(), size)
         cut = self.link.cut(size)
         self._transit.append((at, (deliver, payload[:cut])))
         if cut < size:
-            self._transit.append((at := at + CUT_GAP_S, (deliver, payload[cut:])))
-        self._last = at
+            self._transit.append((at + CUT_GAP_S, (deliver, payload[cut:])))
         if not self._moving:
             self._await_next()
 
@@ -127,7 +125,7 @@ class Pipe:
             self._loop.call_at(self._transit[0][0], self._arrive, context=self._target.context)
 
     def _arrive(self) -> None:
-        """Hand over all that has arrived, as one read would find it."""
+        """Hand over all that has arrived, as one read would find it; what overtook another packet has waited for it."""
         now = self._loop.time()
         transit = self._transit
         if not self._target.host.up or self.severed:

@@ -318,6 +318,16 @@ class TestOtherConditions:
         assert again == ["made"]
         assert touched == 1
 
+    def test_half_open_loses_what_is_under_way(self, steady):
+        async def story(network):
+            _, ours, theirs = await joined(network)
+            ours.transport.write(b"hello")
+            with network.half_open("a", "b"):
+                await asyncio.sleep(2_000)
+            return ours.kinds, theirs.kinds
+
+        assert steady(story) == (["made", "TimeoutError"], ["made"])
+
     def test_slow(self, steady):
         async def story(network):
             _, ours, theirs = await joined(network)
@@ -371,6 +381,19 @@ class TestCrash:
     def test_a_host_that_comes_back_knows_nothing(self, steady):
         quiet, told, silent, refused = self.crashed(steady, "nothing", restarts=True)
         assert (quiet, told, silent, refused) == ([], ["ConnectionResetError"], True, ConnectionRefusedError)
+
+    def test_what_is_under_way_to_a_host_that_goes_off_is_sent_again(self, steady):
+        async def story(network):
+            _, ours, _ = await joined(network)
+            ours.transport.write(b"hello")
+            network.crash("b", peers_see="nothing")
+            await asyncio.sleep(10)
+            before = list(ours.kinds)
+            network.restart("b")
+            await asyncio.sleep(10)
+            return before, ours.kinds
+
+        assert steady(story) == (["made"], ["made", "ConnectionResetError"])
 
     def test_nothing_of_the_crashed_side_runs(self, steady):
         async def story(network):
@@ -493,10 +516,20 @@ class TestHosts:
 
         assert steady(story) == [(0, 0, 0), (0, 0, 0)]
 
-    @pytest.mark.parametrize("options", [{"window_bytes": 0}, {"bandwidth": 0.0}, {"bandwidth": math.nan}])
-    def test_a_network_that_carries_nothing_is_refused(self, networked, options):
-        with pytest.raises(ValueError, match="must be above zero"):
-            networked(lambda network: None, **options)
+    def test_a_network_that_carries_nothing_is_refused(self, networked):
+        async def story(network):
+            for bandwidth in (0.0, -1.0, math.nan):
+                for refused in (network.wire, network.slow):
+                    with pytest.raises(ValueError, match=f"bandwidth is {bandwidth}: give bytes per second above zero"):
+                        refused("a", "b", bandwidth=bandwidth)
+            with pytest.raises(ValueError, match="peers_see is 'nobody': give one of fin, rst, nothing"):
+                network.crash("a", peers_see="nobody")
+
+        networked(story)
+        with pytest.raises(ValueError, match="window_bytes is 0: give at least 1"):
+            networked(story, window_bytes=0)
+        with pytest.raises(ValueError, match="bandwidth is 0"):
+            networked(story, bandwidth=0.0)
 
 
 class TestRefusals:
