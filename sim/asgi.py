@@ -96,12 +96,13 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         to_app.put_nowait({"type": f"lifespan.{phase}"})
         answer = asyncio.ensure_future(from_app.get())
         await asyncio.wait((task, answer), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        if not answer.done() and from_app.empty():
             answer.cancel()
             await task  # raises what ended it
             raise LifespanFailed(f"the application ended without an answer to {phase}")
-        if answer.result()["type"] != f"lifespan.{phase}.complete":
-            raise LifespanFailed(answer.result().get("message") or phase)
+        told = await answer  # it may be on its way when the application is already over
+        if told["type"] != f"lifespan.{phase}.complete":
+            raise LifespanFailed(told.get("message") or phase)
 
     with sanic_kept_apart(app):
         try:

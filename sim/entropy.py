@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 
 SEED_BYTES = 16
 
@@ -49,19 +50,22 @@ class Streams:
     ----------
     seed
         The run's seed; the same seed gives the same streams on every machine and in every process.
+    make
+        Makes a stream of its seed and name, where one is to be watched.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, make: Callable[[int, str], Stream] = Stream) -> None:
         self.seed = seed
+        self._make = make
         self._streams: dict[str, Stream] = {}
 
     def stream(self, name: str) -> Stream:
         """Return the stream called `name`: always the same object, so its draws go on where they stopped."""
         found = self._streams.get(name)
         if found is None:
-            found = self._streams[name] = Stream(derive(self.seed, name), name)
+            found = self._streams[name] = self._make(derive(self.seed, name), name)
         return found
 
     def fork(self, name: str) -> Streams:
         """Return fresh streams for a part called `name` (a replication, a client) that draws its own names."""
-        return Streams(derive(self.seed, f"{name}/"))
+        return Streams(derive(self.seed, f"{name}/"), lambda seed, inner: self._make(seed, f"{name}/{inner}"))

@@ -41,6 +41,7 @@ class RunStarted(Struct, frozen=True, tag="run_started"):
     door: str
     duration_seconds: float
     settings: dict[str, str | int | float | bool]
+    mode: str = "faithful"
 
 
 class RunFinished(Struct, frozen=True, tag="run_finished"):

@@ -237,6 +237,8 @@ class SimLoop(NetworkMethods):
         The environment whose clock and events it shares.
     executor_delay_s
         How long `run_in_executor` seems to take, in seconds.
+    on_iteration
+        Told at each iteration how many callbacks are ready, before they run; None by default. Set it before running.
     signal_handlers
         What was registered by `add_signal_handler`, by signal number; `deliver_signal` runs one.
     """
@@ -259,6 +261,7 @@ class SimLoop(NetworkMethods):
         self._owner_thread_id = threading.get_ident()
         self._ready = schedule.ready()
         self._tie = schedule.tie
+        self.on_iteration: Callable[[int], None] | None = None
         # (deadline, order among equals, handle): tuples compare in C, stock's handles in Python
         self._timers: list[tuple[float, float, asyncio.TimerHandle]] = []
         self._timers_cancelled = 0
@@ -379,6 +382,7 @@ class SimLoop(NetworkMethods):
         timers = self._timers
         env = self.env
         queue = env._queue
+        told = self.on_iteration
         while True:
             if not ready and not self._stopping:
                 env._now = self._next_due()
@@ -394,6 +398,8 @@ class SimLoop(NetworkMethods):
                 self._process_due_events(now)
             todo = len(ready)
             self.steps += todo
+            if told is not None:
+                told(todo)
             if self.steps > self._look_up_at_step:
                 self._look_up()
             for _ in range(todo):
@@ -434,7 +440,7 @@ class SimLoop(NetworkMethods):
         """Count a new instant's steps; `Livelock` if the last one has not passed after so many."""
         now = self.env._now
         if now <= self._instant_ends_s:
-            ready = [_name_of(handle) for handle in itertools.islice(self._ready, CULPRITS_MAX)]
+            ready = [name_of(handle) for handle in itertools.islice(self._ready, CULPRITS_MAX)]
             raise Livelock(
                 f"more than {self._steps_per_instant_max} steps within {INSTANT_S} s of virtual time, at {now} s. "
                 f"Ready: {', '.join(ready) or 'SimPy events only'}"
@@ -666,7 +672,7 @@ def _first(owner: Any, *names: str) -> Any:
     return next((value for name in names if (value := getattr(owner, name, None)) is not None), None)
 
 
-def _name_of(handle: asyncio.Handle) -> str:
+def name_of(handle: asyncio.Handle) -> str:
     """Return whose turn a handle is: its task's name if it steps one, else its callback's."""
     callback = handle._callback  # type: ignore[attr-defined]
     owner = getattr(callback, "__self__", None)

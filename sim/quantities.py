@@ -149,7 +149,8 @@ def spelt(value: float, quantity: Quantity) -> str:
     found = [pair for pair in numbers if _reads("".join(pair), quantity) == value]
     if not found:
         raise ValueError(f"{value} cannot be written as one reads {quantity.example}")
-    return "".join(min(found, key=lambda pair: (len(pair[0]), "." in pair[0], len(pair[1]))))
+    number, unit = min(found, key=lambda pair: (len(pair[0]), "." in pair[0], len(pair[1])))
+    return number + unit
 
 
 def _reads(text: str, quantity: Quantity) -> float | None:

@@ -23,6 +23,7 @@ from sim import ink, plots
 from sim.evidence import WHOLE_RUN, Evidence
 from sim.journal import FaultEnded
 from sim.quantities import show_duration, show_factor, show_share
+from sim.schedule import MODES, ORDERS
 from sim.verdict import Status, Verdict
 from sim.workload import Replay, caveat_of
 from sim.world import Run
@@ -267,9 +268,11 @@ def _again(run: Run, again: str) -> str:
     beside = isinstance(workload, Replay) and not workload.is_named
     source = ["--trace", "TRACE.csv"] if beside else ["SCENARIO.yaml"]
     command = again or shlex.join(["orchestra", "sim", "run", *source, "--seed", str(run.seed), "--door", run.door])
+    command += f" --mode {run.mode}" if not again and run.mode != MODES[0] else ""
     facts = [
         ("Seed", f"{run.seed}"),
         ("Door", _text(run.door)),
+        ("Order of ready callbacks", _text(ORDERS[run.mode])),
         ("Entries in the journal", f"{len(run.journal):,}"),
         ("Digest of the journal", f"<code>{run.journal.digest}</code>"),
         ("Exit code", f"{run.verdict.exit_code}"),

@@ -26,6 +26,11 @@ from sim.entropy import Stream, derive
 
 Mode = Literal["faithful", "adversarial", "pct"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+ORDERS: dict[Mode, str] = {
+    "faithful": "faithful: ready callbacks first in, first out, as asyncio promises",
+    "adversarial": "adversarial: any ready callback may be next, which stock asyncio does not do",
+    "pct": "pct: of the ready tasks always the one of highest rank, which stock asyncio does not do",
+}
 WINDOW_MAX = 4096
 DEPTH = 3
 RANKS = 4096  # tasks whose numbers are so far apart share a rank, and so keep FIFO among themselves

@@ -19,6 +19,7 @@ from orchestra.events import BreakerChanged, LevelChanged
 from sim.evidence import LEVELS, Evidence, Window
 from sim.measures import percentile
 from sim.quantities import show_count, show_duration, show_factor
+from sim.schedule import MODES, ORDERS
 from sim.verdict import Status
 from sim.workload import caveat_of
 from sim.world import Run
@@ -129,7 +130,8 @@ def render(run: Run, again: str, console: Console) -> RenderableType:
 
 def _title(run: Run) -> Text:
     text = Text(run.scenario.name, style="bold")
-    text.append(f"   seed {run.seed}, door {run.door}, {show_duration(run.scenario.duration)}", style="not bold dim")
+    told = f"seed {run.seed}, door {run.door}, {run.mode} order, {show_duration(run.scenario.duration)}"
+    text.append(f"   {told}", style="not bold dim")
     if run.scenario.description:
         text.append(f"\n{run.scenario.description}", style="not bold")
     return text
@@ -300,6 +302,8 @@ def _verdict(run: Run, again: str) -> RenderableType:
     word = verdict.status.name.replace("_", " ")
     text = Text(f"{word}: {verdict.meaning}", style=STATUS_COLOURS.get(verdict.status, "bold red"))
     text.append(f" (exit code {verdict.exit_code})\n", style="not bold dim")
+    if run.mode != MODES[0]:
+        text.append(f"{ORDERS[run.mode]}\n", style="not bold yellow")
     for left in verdict.left_behind:
         text.append(f"left behind: {left}\n", style="not bold red")
     sums = verdict.accounting

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,13 +30,14 @@ from sim.clock import SimClock
 from sim.entropy import Streams
 from sim.evidence import Evidence
 from sim.faults import Fault, Faults, StoreName, kind_of
-from sim.isolation import isolated
+from sim.isolation import Leak, isolated
 from sim.journal import Audited, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
 from sim.provider import ModelledProvider, Plan, Tokens
-from sim.scenario import Scenario, entering, settings_of
-from sim.schedule import Fifo
+from sim.scenario import Scenario, digest, entering, settings_of
+from sim.schedule import Mode, Prioritised, Schedule, schedule_of
 from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledRelay, ModelledSessions, Wire
 from sim.tally import Tally
+from sim.tape import Recording
 from sim.verdict import Verdict
 from sim.workload import Arrival
 
@@ -78,6 +79,8 @@ class Run:
         How long it took in the world, and on the clock on the wall.
     gathered : Evidence or None
         See `evidence`.
+    mode : str
+        How ready callbacks were scheduled (`sim.schedule`): only what is found in "faithful" mode can stock asyncio do.
     """
 
     scenario: Scenario
@@ -88,6 +91,7 @@ class Run:
     virtual_seconds: float
     wall_seconds: float
     gathered: Evidence | None = None
+    mode: Mode = "faithful"
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -100,6 +104,8 @@ def rehearse(
     *,
     seed: int = 0,
     door: DoorName | None = None,
+    mode: Mode = "faithful",
+    tape: Recording | None = None,
     watch: Watch = lambda progress: None,
     journal: Journal | None = None,
 ) -> Run:
@@ -109,9 +115,13 @@ def rehearse(
     ----------
     scenario : Scenario
     seed : int
-        The same scenario, seed and door give the same journal, byte for byte.
+        The same scenario, seed, door and mode give the same journal, byte for byte.
     door : str
         Where clients come in: ``orchestrator`` or ``service``; None for where the scenario says.
+    mode : str
+        ``faithful``, ``adversarial`` or ``pct`` (`sim.schedule`); the last measures the run's length beforehand.
+    tape : Recording
+        Records the run's choices; one that replays a tape takes seed, door and mode from there.
     watch : callable
         Told of the progress about `PROGRESS_STEPS` times; it may raise `Aborted`, and the run ends with what it has.
     journal : Journal
@@ -123,29 +133,68 @@ def rehearse(
         The scenario's clients cannot come in at `door`.
     sim.isolation.Leak, sim.loop.Deadlock, sim.loop.Livelock
         The code under rehearsal did what no simulation can follow.
+    sim.tape.OtherScenario
+        The tape to be replayed is of another one.
     """
     started = time.perf_counter()
+    if tape is not None and tape.against is not None:
+        seed, door, mode = tape.against.header.seed, tape.against.header.door, tape.against.header.mode
     if door is not None and door != scenario.door:
         scenario = entering(scenario, door)
     journal = Journal() if journal is None else journal
-    world = World(scenario, seed, scenario.door, watch, journal)
-    left_behind = world.live()
-    journal.close()
+    horizon = _steps(scenario, watch) if mode == "pct" and (tape is None or tape.plan is None) else 0
+    schedule = schedule_of(mode, seed, horizon)
+    world = World(scenario, seed, scenario.door, watch, journal, schedule, tape)
+    if tape is not None:
+        tape.begin(scenario, seed, mode)
+    try:
+        left_behind = world.live()
+    finally:
+        journal.close()
+        if tape is not None:
+            tape.finish(journal.digest)
     judged = verdict.reach(scenario.expectations, world.evidence, left_behind)
     wall_s = time.perf_counter() - started
-    return Run(scenario, seed, scenario.door, journal, judged, world.env.now, wall_s, world.evidence)
+    return Run(scenario, seed, scenario.door, journal, judged, world.env.now, wall_s, world.evidence, mode)
+
+
+def _steps(scenario: Scenario, watch: Watch) -> int:
+    """Return how many callbacks run in a rehearsal, as measured once a process: with seed 0 and ranks that stay."""
+    key = digest(scenario)
+    if key not in _measured:
+        schedule = schedule_of("pct", 0)
+        assert isinstance(schedule, Prioritised)
+        with suppress(loop.Deadlock, loop.Livelock, Leak):  # the run itself will say so; this far it goes
+            World(scenario, 0, scenario.door, watch, Journal(), schedule).live()
+        _measured[key] = schedule.picked
+    return _measured[key]
+
+
+_measured: dict[str, int] = {}
 
 
 class World:
     """Everything that one run consists of."""
 
-    def __init__(self, scenario: Scenario, seed: int, door: DoorName, watch: Watch, journal: Journal) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        door: DoorName,
+        watch: Watch,
+        journal: Journal,
+        schedule: Schedule,
+        tape: Recording | None = None,
+    ) -> None:
         self.scenario = scenario
         self.journal = journal
         self.evidence = Evidence(journal)
         journal.readers.append(self.evidence.read)
-        self.streams = Streams(seed)
-        self.env = loop.SimEnvironment(schedule=Fifo(self.streams.stream("schedule")))
+        self.streams = Streams(seed) if tape is None else tape.streams(seed)
+        self.env = loop.SimEnvironment(schedule=schedule if tape is None else tape.schedule(schedule, seed))
+        if tape is not None:
+            tape.attach(self.env)
+        self._mode = schedule.mode
         self.faults = Faults()
         self._record = journal.record
         self._seed = seed
@@ -187,7 +236,8 @@ class World:
     async def _story(self, clients: Clients) -> None:
         """Run clients and faults to their end, watched."""
         scenario = self.scenario
-        self._record(RunStarted(0.0, scenario.name, self._seed, self._door_name, scenario.duration, scenario.settings))
+        told = scenario.name, self._seed, self._door_name, scenario.duration, scenario.settings, self._mode
+        self._record(RunStarted(0.0, *told))
         async with asyncio.TaskGroup() as watching:
             monitor = watching.create_task(self._monitor(clients.tally))
             async with asyncio.TaskGroup() as story:
