@@ -56,8 +56,8 @@ class Backend(Protocol):
         """The instance's name."""
         ...
 
-    async def ready(self) -> bool:
-        """Return whether it says that it can take turns; `NotConnected` where it says nothing."""
+    async def ready(self, connect_s: float) -> bool:
+        """Return whether it says that it can take turns; raises like `send`."""
         ...
 
     async def send(self, request: ChatRequest, correlation_id: str, began: Began | None, connect_s: float) -> ChatReply:
@@ -151,7 +151,7 @@ class Balancer:
         while True:
             await asyncio.sleep(max(0.0, at - loop.time()))
             at += self._model.every
-            reason = await self._asked(self._backends[name].ready())
+            reason = await self._asked(self._backends[name].ready(self._model.patience))
             if self.rotation.probed(name, is_ready=not reason):
                 change = InstanceOut(loop.time(), name, reason) if reason else InstanceIn(loop.time(), name)
                 self._record(change)

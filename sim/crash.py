@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import sys
 import weakref
 from asyncio import events
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -234,6 +235,7 @@ class HostLoop(SimLoop):
 
     def _empty_graves(self) -> None:
         self.set_exception_handler(lambda _loop, _context: None)  # what the dead did not hear, nobody has to
+        told, sys.unraisablehook = sys.unraisablehook, lambda _: None
         events._set_running_loop(self)  # or what resists with `await asyncio.sleep` would spin on an error instead
         try:
             while self._graves:
@@ -243,6 +245,7 @@ class HostLoop(SimLoop):
             gc.collect()
         finally:
             events._set_running_loop(None)
+            sys.unraisablehook = told
 
 
 def _host_of_task(task: asyncio.Task[Any]) -> Host | None:

@@ -1,6 +1,6 @@
 """Every fault that a scenario may name: a struct with `at`, `lasts`, `what` (the fault in a few words) and `problems`.
 
-What a fault does stands beside its data: `sim.provider_faults`, `sim.store_faults`.
+What a fault does stands beside its data: `sim.provider_faults`, `sim.store_faults`, `sim.service_faults`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from sim.client_faults import ClientFault, ClientsDisconnected
 from sim.injection import Faults, Injection
 from sim.provider_faults import ProviderFailing, ProviderFault, ProviderSlow
+from sim.service_faults import ServiceFault
 from sim.store_faults import StoreDown, StoreFault, StoreName
 
 __all__ = [
@@ -22,7 +23,7 @@ __all__ = [
     "kind_of",
 ]
 
-Fault = ProviderFault | StoreFault | ClientFault
+Fault = ProviderFault | StoreFault | ServiceFault | ClientFault
 
 
 def kind_of(fault: Fault) -> str:

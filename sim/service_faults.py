@@ -1,6 +1,6 @@
 """What goes wrong with the service itself and between its regions, as plain data.
 
-What it does is carried out by `sim.deployment`.
+What it does is carried out by `sim.cluster`.
 """
 
 from __future__ import annotations

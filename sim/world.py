@@ -14,27 +14,27 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-from sanic import Sanic
-
-from orchestra import compose
 from orchestra.adapters.embedding import HashingEmbedder
+from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
 from orchestra.adapters.inprocess_relay import InProcessHub
-from orchestra.config import Settings
-from orchestra.gateway.app import Service, create_app
 from orchestra.model import Session
 from orchestra.ports import ConversationStore, Ports, SessionStore
-from orchestra.resilience.monitor import HealthMonitor
-from sim import asgi, loop, verdict
-from sim.clients import Clients, Door, DoorName, ServiceDoor, orchestrator_door
+from sim import loop, verdict
+from sim.clients import Clients, Door, DoorName
 from sim.clock import SimClock
+from sim.cluster import Stores, Surroundings, deployed
+from sim.crash import HostEnvironment
+from sim.deployment import needs_hosts
 from sim.entropy import Streams
 from sim.evidence import Evidence
 from sim.faults import Fault, Faults, StoreName, kind_of
 from sim.isolation import Leak, isolated
 from sim.journal import Audited, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
+from sim.opening import opened
 from sim.provider import ModelledProvider, Plan, Tokens
 from sim.scenario import Scenario, digest, entering, settings_of
 from sim.schedule import Mode, Prioritised, Schedule, schedule_of
+from sim.store_faults import StoreCrash, StoreFailover
 from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledRelay, ModelledSessions, Wire
 from sim.tally import Tally
 from sim.tape import Recording
@@ -42,7 +42,6 @@ from sim.verdict import Verdict
 from sim.workload import Arrival
 
 PROGRESS_STEPS = 200
-APP_NAME = "rehearsed"
 
 
 class Aborted(Exception):
@@ -191,7 +190,9 @@ class World:
         self.evidence = Evidence(journal)
         journal.readers.append(self.evidence.read)
         self.streams = Streams(seed) if tape is None else tape.streams(seed)
-        self.env = loop.SimEnvironment(schedule=schedule if tape is None else tape.schedule(schedule, seed))
+        self._hosted = needs_hosts(scenario.world.deployment, scenario.world.stores, scenario.faults)
+        environment = HostEnvironment if self._hosted else loop.SimEnvironment
+        self.env = environment(schedule=schedule if tape is None else tape.schedule(schedule, seed))
         if tape is not None:
             tape.attach(self.env)
         self._mode = schedule.mode
@@ -202,8 +203,9 @@ class World:
         self._watch = watch
         self._clock = SimClock(self.env.loop)
         self._plan = Plan()
-        self._sessions = ModelledSessions(self._clock, self._wire("sessions"))
-        self._conversations = ModelledConversations(self._wire("conversations"))
+        self._stores = Stores(
+            InProcessSessions(self._clock), InProcessConversations(), InProcessMemories(), InProcessFleet(self._clock)
+        )
         self._relay = ModelledRelay(InProcessHub().join("world"), self._wire("sessions", "relay"))
         self._provider = ModelledProvider(
             self.env,
@@ -226,12 +228,14 @@ class World:
                 clients = Clients(door, self.scenario.workload, self.streams, self.faults, self._record, self._expect)
                 tally = clients.tally
                 await self._story(clients)
-                stores = self._conversations.store, self._sessions.store  # past their wires and faults
+                stores = self._stores.conversations, self._stores.sessions  # past their wires and faults
                 self._record(await audit(tally.acknowledged, *stores, self.env.now))
                 self._record(RunFinished(self.env.now, tally.arrived, **tally.counts))
         except* Aborted:
             pass
-        return (*left_behind, *self._found_left())
+        left_behind += self._found_left()
+        self.journal.close()  # what crashed is collected now, and may say what it likes
+        return tuple(left_behind)
 
     async def _story(self, clients: Clients) -> None:
         """Run clients and faults to their end, watched."""
@@ -243,6 +247,8 @@ class World:
             async with asyncio.TaskGroup() as story:
                 for number, fault in enumerate(scenario.faults):
                     story.create_task(self._inject(number, fault))
+                    if isinstance(fault, StoreCrash | StoreFailover):
+                        story.create_task(self._archive.keep(fault))
                 story.create_task(clients.come(scenario.duration))
                 story.create_task(_until(scenario.duration))
             monitor.cancel()
@@ -269,35 +275,35 @@ class World:
 
     @asynccontextmanager
     async def _opened(self, left_behind: list[str]) -> AsyncIterator[Door]:
-        """Wire the orchestra, and dispose of it afterwards."""
-        settings = settings_of(self.scenario.settings)
-        ports = self._ports()
-        container = compose.build(ports, settings)
+        """Open one orchestra, or a whole deployment, and dispose of it afterwards."""
+        settings, ports = settings_of(self.scenario.settings), self._ports()
+        if self._hosted:
+            world = self.scenario.world
+            around = Surroundings(
+                *(world.deployment, world.stores, settings, self._door_name, ports, self._stores),
+                *(self.streams, self.faults, self._record, left_behind),
+            )
+            async with deployed(around) as (door, self._archive):
+                yield door
+            return
         try:
-            if self._door_name == "orchestrator":
-                await container.resolve(HealthMonitor)  # which the app does at its start
-                yield orchestrator_door(container)
-            else:
-                async with _serving(settings, Service(container, ports, metrics_page=bytes)) as door:
-                    yield door
+            async with opened(ports, settings, self._door_name, left_behind) as orchestra:
+                yield orchestra.door
         finally:
-            try:
-                await container.dispose()
-                await self._relay.aclose()
-            except ExceptionGroup as failures:
-                left_behind.extend(f"container: {each!r}" for each in failures.exceptions)
+            await self._relay.aclose()
 
     def _ports(self) -> Ports:
+        stores = self._stores
         return Ports(
             clock=self._clock,
             entropy=self.streams.stream("orchestra"),
-            sessions=self._sessions,
-            conversations=self._conversations,
-            memories=ModelledMemories(self._wire("memories")),
+            sessions=ModelledSessions(self._clock, self._wire("sessions"), stores.sessions),
+            conversations=ModelledConversations(self._wire("conversations"), stores.conversations),
+            memories=ModelledMemories(self._wire("memories"), stores.memories),
             embedder=HashingEmbedder(),
             provider=self._provider,
             hook=self._record,
-            fleet=ModelledFleet(self._clock, self._wire("sessions", "fleet")),
+            fleet=ModelledFleet(self._clock, self._wire("sessions", "fleet"), stores.fleet),
             relay=self._relay,
         )
 
@@ -342,20 +348,6 @@ async def _turn_ids(session_id: str, conversations: ConversationStore, session: 
         found += [turn.id for turn in page if session is None or turn.number <= session.version]
         last = page[-1].number
     return found
-
-
-@asynccontextmanager
-async def _serving(settings: Settings, service: Service) -> AsyncIterator[Door]:
-    """Start the whole app on `service`, and stop it afterwards."""
-
-    @asynccontextmanager
-    async def opener() -> AsyncIterator[Service]:
-        yield service
-
-    Sanic.test_mode = True  # Sanic then rewrites its own methods anew for each app (see sim.asgi)
-    app = create_app(APP_NAME, settings, opener)
-    async with asgi.lifespan(app):
-        yield ServiceDoor(app)
 
 
 async def _until(at: float) -> None:
