@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: browser help demo serve test check bench lab chaos load nightly format pictures conformance mutants constraints clean
+.PHONY: browser help demo serve test check bench lab chaos load nightly format pictures conformance fidelity mutants constraints clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ pictures: $(DEV) browser ## render the pictures in docs/pictures anew, from thei
 conformance: $(DEV) ## probe our circuit breaker and five others, and write the table of docs/conformance.md anew
 	$(BIN)/python -m tests.conformance.table > docs/conformance.new
 	mv docs/conformance.new docs/conformance.md
+
+fidelity: $(DEV) ## live through queues that theory has solved, and write the table of docs/fidelity.md anew
+	$(BIN)/python -m tests.sim.theory > docs/fidelity.new
+	mv docs/fidelity.new docs/fidelity.md
 
 mutants: $(DEV) ## change orchestra/resilience in small ways: do its tests notice 90 %? One file: make mutants FILE=bulkhead
 	rm -rf mutants

@@ -1,7 +1,6 @@
 """The modelled provider: a queue of the kind that theory knows, and no slot that leaks."""
 
 import asyncio
-import math
 
 import pytest
 
@@ -202,31 +201,6 @@ def test_a_fault_does_not_reshuffle_the_times_of_other_calls():
         return [round(each.seconds - each.queued_seconds, 9) for each in bench.ended]
 
     assert times(True) == times(False)
-
-
-def erlang_c(servers: int, load: float) -> float:
-    """The probability of waiting in an M/M/c queue."""
-    terms = [load**n / math.factorial(n) for n in range(servers)]
-    last = load**servers / math.factorial(servers) / (1 - load / servers)
-    return last / (sum(terms) + last)
-
-
-@pytest.mark.parametrize("servers", [1, 4])
-def test_the_mean_wait_is_that_of_an_m_m_c_queue(servers):
-    calls, service_s, load = 20_000, 1.0, 0.7 * servers
-    bench = Bench(capacity=servers, first=Exponential(service_s))
-    chance = Streams(2).stream("arrivals")
-
-    async def main():
-        async with asyncio.TaskGroup() as group:
-            for _ in range(calls):
-                await asyncio.sleep(chance.expovariate(load / service_s))
-                group.create_task(bench.ask())
-
-    bench.run(main())
-    expected = erlang_c(servers, load) * service_s / (servers - load)
-    waits = [each.queued_seconds for each in bench.ended]
-    assert sum(waits) / calls == pytest.approx(expected, rel=0.1)
 
 
 def test_a_plan_knows_messages_and_estimates_others():

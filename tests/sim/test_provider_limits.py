@@ -141,7 +141,7 @@ def test_a_cold_endpoint_keeps_all_waiting_until_it_is_ready():
     cold_again = Bench(capacity=9, cold_start=ColdStart(takes=10.0, after=30.0, begins="warm"))
     assert [at for at, _ in cold_again.calls(0.0, 32.1)] == pytest.approx([2.0, 44.1])
     stays = Bench(cold_start=ColdStart(takes=10.0))
-    assert [at for at, _ in stays.calls(0.0, 2000.0)] == pytest.approx([12.0, 5002.0])
+    assert [at for at, _ in stays.calls(0.0, 2000.0)] == pytest.approx([12.0, 2002.0])
 
 
 # --- batching
@@ -231,7 +231,7 @@ def test_one_draw_decides_many_questions_as_independent_draws_would():
         one, other = luck.falls(0.3), luck.falls(0.5)
         first, second, both = first + one, second + other, both + (one and other)
         assert 0.0 <= luck.left < 1.0
-    assert (first, second, both) == (3000, 2000, 1500)
+    assert (first, second, both) == (3000, 5000, 1500)
     assert Luck(1 - 2**-53).falls(1.0)
     assert not Luck(0.0).falls(0.0)
 
