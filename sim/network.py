@@ -328,7 +328,8 @@ class Network:
             (`TimeoutError`), or no host has the address.
         """
         here = self.here()
-        there = self._reached(remote[0], here)
+        remote = (LOOPBACK if remote[0] == ANY else remote[0], remote[1])
+        there = here if remote[0] == LOOPBACK else self._hosts.get(self._names.get(remote[0], ""))
         if there is None:
             raise _failure(errno.ENETUNREACH, f"no host of the simulated network has the address {remote[0]}")
         address = LOOPBACK if remote[0] == LOOPBACK else here.address
@@ -356,12 +357,6 @@ class Network:
             raise ConnectionRefusedError(error.errno, f"Connect call failed {client.remote}") from None
         finally:
             giving_up.cancel()
-
-    def _reached(self, address: str, caller: Host) -> Host | None:
-        if address in (LOOPBACK, ANY):
-            return caller
-        name = self._names.get(address)
-        return None if name is None else self._hosts[name]
 
     # --- crashes
 

@@ -452,7 +452,7 @@ class TestHosts:
             heard = []
             for name in ("a", "b"):
                 with network.on(name):
-                    reader, _ = await asyncio.open_connection("127.0.0.1", 80)
+                    reader, _ = await asyncio.open_connection("127.0.0.1" if name == "a" else "0.0.0.0", 80)
                     heard.append(await reader.read())
                     with pytest.raises(ConnectionRefusedError):  # what is bound to loopback is not seen from outside
                         await asyncio.open_connection("b" if name == "a" else "a", 80)

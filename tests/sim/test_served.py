@@ -212,6 +212,30 @@ class TestServer:
 
         served(story)
 
+    def test_several_instances_live_in_one_world_and_one_crashes(self, networked):
+        async def story(network):
+            log = []
+            statuses = []
+            async with AsyncExitStack() as stack:
+                for name in ("one", "two"):
+                    with network.on(name):
+                        await stack.enter_async_context(serving(make_app(log, name, RESPONSE_TIMEOUT=60), port=80))
+                async with httpx2.AsyncClient(timeout=10) as client:
+                    under_way = asyncio.ensure_future(client.get("http://one/slow"))
+                    await asyncio.sleep(1)
+                    network.crash("one", peers_see="fin")
+                    with pytest.raises(httpx2.RemoteProtocolError):
+                        await under_way
+                    with pytest.raises(httpx2.ConnectError):
+                        await client.get("http://one/who")
+                    statuses.append((await client.get("http://two/who")).status_code)
+                stack.pop_all()  # a crashed one has no end
+                Sanic.unregister_app(Sanic.get_app("one"))
+                Sanic.unregister_app(Sanic.get_app("two"))
+            return statuses, [each for each in log if str(each).startswith("cancelled")]
+
+        assert networked(story) == ([200], [])
+
 
 class TestOrchestra:
     """The whole service, its provider and its clients, each on a host of its own."""
