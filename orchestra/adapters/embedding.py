@@ -77,8 +77,8 @@ def _embedded(text: str) -> tuple[float, ...]:
 def _weights(term: str) -> tuple[tuple[int, float], ...]:
     """Return what a term adds to which components: itself, and its trigrams between marks of its ends."""
     framed = f"^{term}$"
-    trigrams = (framed[start : start + 3] for start in range(len(framed) - 2))
-    return (_weight(term, 1.0), *(_weight(trigram, TRIGRAM_WEIGHT) for trigram in trigrams))
+    trigrams = [framed[start : start + 3] for start in range(len(framed) - 2)]
+    return (_weight(term, 1.0), *[_weight(trigram, TRIGRAM_WEIGHT) for trigram in trigrams])
 
 
 def _weight(feature: str, weight: float) -> tuple[int, float]:

@@ -125,7 +125,7 @@ class Guard:
         told = _Call(correlation_id, self._now())
         try:
             while True:
-                attempt = _Streaming[T](self)
+                attempt: _Streaming[T] = _Streaming(self)
                 try:
                     item = await attempt.begin(work)
                     break
