@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from sim import cli_calibrate, cli_lab, timeline
+from sim import cli_calibrate, cli_lab, cli_tape, timeline
 from sim import scenario as scenarios
 from sim.clients import DOORS, DoorName
 from sim.forms import Unreadable, nearest
@@ -30,6 +30,8 @@ from sim.isolation import Leak
 from sim.loop import Deadlock, Livelock
 from sim.quantities import show_duration
 from sim.scenario import Scenario
+from sim.schedule import MODES
+from sim.tape import Recording
 from sim.verdict import Status
 from sim.workload import Replay, TraceBroken, read_trace
 from sim.world import Aborted, Progress, Run, Watch, rehearse
@@ -43,6 +45,7 @@ app = typer.Typer(
 )
 app.command("calibrate")(cli_calibrate.command)
 app.add_typer(cli_lab.app)
+app.add_typer(cli_tape.app)
 
 
 @app.command()
@@ -53,6 +56,10 @@ def run(
         str | None,
         typer.Option(help="Where clients come in: orchestrator, or service (the whole app), as scenarios say."),
     ] = None,
+    mode: Annotated[str, typer.Option(help="Order of ready callbacks: faithful (FIFO), adversarial or pct.")] = MODES[
+        0
+    ],
+    tape: Annotated[Path | None, typer.Option(help="Write the run's choices here, for `replay`.")] = None,
     journal: Annotated[Path | None, typer.Option(help="Write what happened here, as JSON lines.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a report with plots here, as one HTML file.")] = None,
     trace: Annotated[
@@ -61,16 +68,20 @@ def run(
 ) -> None:
     """Run a scenario and print its timeline and verdict."""
     story = _story(scenario, trace)
-    way_in = story.door if door is None else _door(door)
+    way_in, order = story.door if door is None else _door(door), cli_tape.mode_of(mode)
     with _interruptible() as watch:
-        for path in (journal, report):
+        for path in (journal, report, tape):
             _refuse_unwritable(path)
+        recording = Recording() if tape is not None else None
         try:
-            done = rehearse(story, seed=seed, door=way_in, watch=watch)
+            done = rehearse(story, seed=seed, door=way_in, mode=order, tape=recording, watch=watch)
         except Unreadable as wrong:
             _fail(str(wrong), Status.INVALID)
         except (Leak, Deadlock, Livelock) as defect:
             _fail(f"the run cannot go on: {defect}", Status.FAILED)
+        finally:
+            if tape is not None and recording is not None and recording.over:
+                recording.tape.write(tape)
     if journal is not None:
         done.journal.write(journal)
     if report is not None:
@@ -146,6 +157,7 @@ def _again(scenario: Path | None, trace: Path | None, door: DoorName, done: Run)
     words += ["--trace", str(trace)] if trace is not None else []
     words += ["--seed", str(done.seed)]
     words += ["--door", done.door] if done.door != door else []
+    words += ["--mode", done.mode] if done.mode != MODES[0] else []
     return shlex.join(words)
 
 

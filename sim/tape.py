@@ -350,6 +350,11 @@ class Recording:
         return self._tape
 
     @property
+    def over(self) -> bool:
+        """Whether there was a run, and it ended."""
+        return self._tape is not None
+
+    @property
     def identical(self) -> bool:
         """Whether the run was the same as the tape's, step by step, draw by draw, and in its journal."""
         same = self.against is not None and self.tape.header.journal == self.against.header.journal
