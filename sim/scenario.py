@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from pydantic import ValidationError
 
 from orchestra.config import FIELDS, Settings, nested
+from sim import bounds
 from sim.client_faults import ClientsDisconnected
 from sim.clients import DOORS, DoorName
 from sim.deployment import DeploymentModel, needs_hosts
@@ -113,6 +114,11 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         dict[str, Plain],
         Table(_settings_problems, _settings_schema),
         "settings of the orchestra, policies as tables in tables; kept by their paths, as in `orchestra config`",
+    ] = {}
+    limits: Annotated[
+        dict[str, Plain],
+        Table(bounds.problems, bounds.schema),
+        "bounds of `orchestra.limits` for this run, such as SESSION_MESSAGES_MAX: 4",
     ] = {}
     faults: tuple[Fault, ...] = ()
     expectations: tuple[Expectation, ...] = ()

@@ -20,6 +20,7 @@ from orchestra.adapters.inprocess_relay import InProcessHub
 from orchestra.model import Session
 from orchestra.ports import ConversationStore, Ports, SessionStore
 from sim import loop, verdict
+from sim.bounds import bounded
 from sim.clients import Clients, Door, DoorName
 from sim.clock import SimClock
 from sim.cluster import Stores, Surroundings, deployed
@@ -218,7 +219,7 @@ class World:
 
     def live(self) -> tuple[str, ...]:
         """Let the scenario happen, and return what is left behind."""
-        with isolated(self.streams, self.env):
+        with bounded(self.scenario.limits), isolated(self.streams, self.env):
             return loop.run(self._run(), env=self.env)
 
     async def _run(self) -> tuple[str, ...]:

@@ -1,84 +1,68 @@
-"""Shaking: a quarter of the points in a run, by seed, valid together, and nothing of it afterwards."""
+"""Shaking: a quarter of the points in a run, by seed, valid together; a scenario holds it, and must still be safe."""
 
-import ast
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-import orchestra
-from orchestra import limits
 from orchestra.config import FIELDS, Settings, value_of
-from sim.entropy import Streams
-from sim.shaking import SHAKEN_LIMITS, STEADY_SETTINGS, shaken_limits, shaken_settings
+from sim.bounds import BOUNDS
+from sim.expectations import PROPERTIES
+from sim.scenario import parse, settings_of, write
+from sim.shaking import STEADY_SETTINGS, shaken
+from sim.world import rehearse
 
-SOURCES = [path.read_text() for path in Path(orchestra.__file__).parent.rglob("*.py")]
+STORY = parse(
+    """
+name: shaken
+duration: 20s
+workload: {open_loop: {rate: 4/s, users: 8, turns_per_session: 6, generated_tokens: 40, context_tokens: 100}}
+world: {provider: {capacity: 4, failure_rate: 10%}}
+settings: {guards: {unified: {breaker: {open_seconds: 3}}}}
+limits: {LOGS_MAX: 50}
+faults: [{store_down: {at: 5s, for: 5s, store: sessions}}]
+expectations: [{before: fault, p95: "< 1ms"}]
+"""
+)
 
 
 def points_of(seed):
-    _, settings = shaken_settings(Settings(), Streams(seed))
-    with shaken_limits(Streams(seed)) as bounds:
-        return settings + bounds
+    changed = shaken(STORY, seed)
+    settings = {path for path, value in changed.settings.items() if STORY.settings.get(path) != value}
+    return settings | {f"limits.{name}" for name, value in changed.limits.items() if STORY.limits.get(name) != value}
 
 
 def test_the_seed_decides():
-    assert points_of(1) == points_of(1) != points_of(2)
+    assert shaken(STORY, 1) == shaken(STORY, 1) != shaken(STORY, 2)
 
 
-def test_what_is_told_is_what_is_shaken_and_no_more():
-    settings, told = shaken_settings(Settings(), Streams(3))
-    assert told
-    changed = {path for path in FIELDS if value_of(settings, path) != value_of(Settings(), path)}
-    assert changed == {shake.point for shake in told}
-    assert all(value_of(settings, shake.point) == shake.value for shake in told)
-    assert all(value_of(Settings(), shake.point) == shake.usual for shake in told)
-    assert not changed & set(STEADY_SETTINGS)
+def test_what_is_shaken_stands_in_the_scenario_which_can_be_written_and_read():
+    changed = shaken(STORY, 3)
+    assert parse(write(changed)) == changed
+    assert len(changed.settings) > 5
+    assert not set(changed.settings) & set(STEADY_SETTINGS)
+    for path, value in changed.settings.items():
+        assert value_of(settings_of(changed.settings), path) == value
+
+
+def test_only_what_never_may_break_is_expected():
+    assert [each.always for each in shaken(STORY, 3).expectations] == list(PROPERTIES)
 
 
 def test_every_point_is_shaken_now_and_then_and_none_always():
     """A quarter of the runs, less where the shaken value contradicts another: over 50 runs, up to 27."""
-    counts = Counter(shake.point for seed in range(50) for shake in points_of(seed))
-    wanted = {f"limits.{name}" for name in SHAKEN_LIMITS} | {
+    counts = Counter(point for seed in range(50) for point in points_of(seed))
+    wanted = {f"limits.{name}" for name in BOUNDS} | {
         path for path in FIELDS if isinstance(value_of(Settings(), path), int | float) and path not in STEADY_SETTINGS
     }
     seldom = {path for path in wanted if path.endswith("hedge.attempts_max")}  # few of its values go with the others
     assert wanted - seldom <= set(counts) <= wanted
-    assert min(counts.values()) >= 1
     assert max(counts.values()) <= 27
     assert sum(counts.values()) / len(wanted) / 50 == pytest.approx(0.25, abs=0.05)
 
 
-def test_bounds_are_as_they_were_afterwards_however_it_ends():
-    usual = {name: getattr(limits, name) for name in SHAKEN_LIMITS}
-
-    def break_off(seed: int) -> None:
-        with shaken_limits(Streams(seed)) as told:
-            assert told
-            for shake in told:
-                assert getattr(limits, shake.point.removeprefix("limits.")) == shake.value
-            raise KeyError
-
-    for seed in range(5):
-        with pytest.raises(KeyError):
-            break_off(seed)
-        assert {name: getattr(limits, name) for name in SHAKEN_LIMITS} == usual
-
-
-def test_no_bound_is_below_what_makes_sense():
-    for seed in range(40):
-        with shaken_limits(Streams(seed)) as told:
-            for shake in told:
-                name = shake.point.removeprefix("limits.")
-                assert shake.value >= SHAKEN_LIMITS[name]
-                assert type(shake.value) is type(shake.usual)
-
-
-@pytest.mark.parametrize("name", SHAKEN_LIMITS)
-def test_the_orchestra_reads_each_bound_where_it_needs_it(name):
-    """In a function, not once at import, where a shaken value would come too late."""
-    trees = [ast.parse(source) for source in SOURCES if f"limits.{name}" in source]
-    functions = [
-        each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    assert any(f"attr='{name}'" in ast.dump(each) for each in functions)
-    assert not any(f"import {name}" in source for source in SOURCES)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_shaken_orchestra_is_odd_and_safe(seed):
+    run = rehearse(shaken(STORY, seed), seed=seed)
+    assert all(result.held for result in run.verdict.results), run.verdict.results
+    assert not run.verdict.left_behind
+    assert run.verdict.accounting.adds_up
