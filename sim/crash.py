@@ -229,23 +229,27 @@ class HostLoop(SimLoop):
 
     def close(self) -> None:
         """Empty the graves, and close the loop."""
-        if self._graves and not self.is_running():
-            self._empty_graves()
-        super().close()
-
-    def _empty_graves(self) -> None:
+        if not self._graves or self.is_running():
+            super().close()
+            return
         self.set_exception_handler(lambda _loop, _context: None)  # what the dead did not hear, nobody has to
         told, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:
+            self._empty_graves()
+            super().close()
+            gc.collect()
+        finally:
+            sys.unraisablehook = told
+
+    def _empty_graves(self) -> None:
         events._set_running_loop(self)  # or what resists with `await asyncio.sleep` would spin on an error instead
         try:
             while self._graves:
                 each = self._graves.pop()
                 if isinstance(each, asyncio.Task):
                     _close(each.get_coro())
-            gc.collect()
         finally:
             events._set_running_loop(None)
-            sys.unraisablehook = told
 
 
 def _host_of_task(task: asyncio.Task[Any]) -> Host | None:
