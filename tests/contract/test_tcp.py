@@ -386,3 +386,20 @@ def test_a_socket_that_a_library_connects_itself(tcp):
         return peer
 
     assert tcp(story) is True
+
+
+def test_after_closing_nothing_is_read(tcp):
+    async def story():
+        server, theirs, ours = await pair()
+        ours.transport.pause_reading()
+        theirs.transport.write(b"x" * 10_000_000)
+        theirs.transport.close()  # it waits for the reader
+        ours.transport.write(b"late")
+        await asyncio.sleep(SETTLES_S)
+        told = list(theirs.told)
+        ours.transport.abort()
+        await theirs.over
+        server.close()
+        return told, theirs.data
+
+    assert tcp(story) == (["made", "pause"], b"")
