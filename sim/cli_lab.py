@@ -473,16 +473,17 @@ def _show_comparison(story: Scenario, other: list[str], done: Comparison) -> Non
     console.print(table)
     console.print(
         f"Intervals of the difference hold all together with 95 % confidence (Bonferroni); where they include 0, no "
-        f"difference is shown at this many seeds. Common random numbers saved {_saved(done.summary)}.",
+        f"difference is shown at this many seeds. {_without_pairs(done.summary)}",
         style="dim",
     )
 
 
-def _saved(summary: pd.DataFrame) -> str:
+def _without_pairs(summary: pd.DataFrame) -> str:
+    """Tell what the common random numbers were good for."""
     ratios = summary["variance_ratio"].replace(math.inf, math.nan).dropna()
     if ratios.empty:
-        return "all runs that chance would have cost"
-    return f"{ratios.min():.1f} to {ratios.max():.1f} times as many runs"
+        return ""
+    return f"With seeds of their own, both would have taken {ratios.min():.1f} to {ratios.max():.1f} times as many."
 
 
 def _show_sweep(story: Scenario, frame: pd.DataFrame, paths: list[str], out: Path) -> None:

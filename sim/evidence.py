@@ -141,7 +141,7 @@ class Calls:
         self.ended_at.append(entry.at)
         self.prompt_tokens.append(entry.prompt_tokens)
         self.completion_tokens.append(entry.completion_tokens)
-        self.cost.append(getattr(entry, "cost", 0.0))
+        self.cost.append(entry.cost)
 
 
 class Balance:
@@ -229,7 +229,7 @@ class Evidence:
         self.open_arrivals.change(entry.arrival, -1)
         self.turns_flow.leave(entry.arrival, entry.at, entry.seconds)
         begun = self._begun.pop(entry.correlation_id, None)
-        seen: float | None = getattr(entry, "first_token_seconds", None)
+        seen = entry.first_token_seconds
         self.arrived.finish(entry.arrival, entry.outcome, entry.seconds, begun if seen is None else seen)
         self.finished[entry.outcome] += 1
         if entry.error:

@@ -296,16 +296,17 @@ def known(name: str) -> str:
     raise MeasureUnknown(f"there is no measure {name!r}: {cure}")
 
 
-def measured(journal: Journal, warm_up_s: float = 0.0) -> dict[str, float]:
+def measured(source: Journal | Evidence, warm_up_s: float = 0.0) -> dict[str, float]:
     """Return every measure of a whole run, by the names of `COLUMNS`.
 
     Parameters
     ----------
-    journal : Journal
+    source : Journal or Evidence
+        A journal, or what was gathered from it.
     warm_up_s : float
         What happened in the first so many seconds does not count.
     """
-    evidence = Evidence(journal)
+    evidence = source if isinstance(source, Evidence) else Evidence(source)
     whole = evidence.window("always", WHOLE_RUN)
     assert whole is not None  # a whole run is never missing
     window = Window(warm_up_s, whole.end)

@@ -8,6 +8,7 @@ row as well, with its error and without numbers.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Hashable, Iterable, Iterator
@@ -15,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from sim.journal import Entry, Journal, encode
 from sim.measures import COLUMNS, measured
 from sim.scenario import Scenario
 from sim.world import rehearse
@@ -53,14 +55,30 @@ class Job(NamedTuple):
     warm_up_s: float = 0.0
 
 
+class _Summed(Journal):
+    """Keeps of a history its digest, so that a run takes little memory however long it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sum = hashlib.sha256()
+
+    def _take(self, entries: list[Entry]) -> None:
+        self._sum.update(encode(entries))
+
+    @property
+    def digest(self) -> str:
+        self.settle()
+        return self._sum.hexdigest()
+
+
 def observe(job: Job) -> Row:
     """Live through one run and return its row. Called in worker processes; never raises for what the run does."""
     nothing: Row = dict.fromkeys(COLUMNS, math.nan)
     row: Row = {"seed": job.seed, "verdict": "", "error": "", **nothing, "digest": "", "wall_seconds": math.nan}
     try:
         with _one_at_a_time:
-            run = rehearse(job.scenario, seed=job.seed)
-        numbers = measured(run.journal, job.warm_up_s)
+            run = rehearse(job.scenario, seed=job.seed, journal=_Summed())
+        numbers = measured(run.evidence, job.warm_up_s)
     except (Exception, BaseExceptionGroup) as failure:
         row["error"] = told(failure)
         return row

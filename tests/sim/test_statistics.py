@@ -124,6 +124,13 @@ class TestPaired:
         with pytest.raises(ValueError, match="3 and 2 runs are no pairs: run both policies on the same seeds"):
             paired([1, 2, 3], [1, 2])
 
+    def test_policies_that_only_chance_tells_apart_are_called_different_as_rarely_as_promised(self):
+        def experiment(chance):
+            luck = chance.normal(10, 3, 10)
+            return paired(luck + chance.normal(0, 0.1, 10), luck + chance.normal(0, 0.1, 10)).difference
+
+        assert share_that_holds(0.0, experiment) == pytest.approx(0.95, abs=0.02)
+
     def test_equal_policies_differ_by_nothing(self):
         found = paired([1.0, 2.0], [1.0, 2.0])
         assert (found.difference.low, found.difference.high, found.variance_ratio) == (0.0, 0.0, math.inf)
