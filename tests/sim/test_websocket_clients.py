@@ -5,11 +5,13 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from orchestra import limits
 from orchestra.events import ConnectionClosed, ConnectionOpened, TurnResumed
+from orchestra.frames import ErrorFrame
 from orchestra.model import ChatReply, Usage
 from orchestra.sdk.events import Answered, Text
 from sim.connectivity import Connectivity
@@ -116,6 +118,16 @@ def test_a_connection_that_is_dead_keeps_its_place_until_the_service_notices():
     assert noticed == pytest.approx([35.0] * 10)
 
 
+def test_only_the_polite_heed_when_they_are_told_to_come_again():
+    dead = CUT.replace("100%", "100%, noticed: 15s") + "settings: {connections_max: 10}\n"
+    refused = {}
+    for style in ("naive", "polite"):
+        run = rehearse(world(f"connections: 10, retries: {{attempts: 5, wait: 200ms, style: {style}}}", dead))
+        refused[style] = [entry.refused for entry in of(run, ClientConnected) if entry.again]
+    assert min(refused["naive"]) >= 49  # ten seconds by 200 ms
+    assert max(refused["polite"]) <= 3  # ten seconds by five and more
+
+
 def test_who_gives_up_says_so_and_its_turns_fail():
     story = world("connections: 6, rate: 1/s, reconnects_for: 3s", CUT)
     run = rehearse(story)
@@ -180,6 +192,19 @@ def test_what_is_told_twice_or_wrong_is_a_violation():
 
     run_in_virtual_time(main())
     assert [(entry.arrival, entry.error) for entry in told] == [(7, TOLD_TWICE)]
+
+
+def test_the_naive_do_not_read_when_to_send_again_what_was_refused():
+    frame = ErrorFrame("overloaded", "Overloaded", 503, "later", True, id="7", retry_after_seconds=9.0)
+    data = msgspec.json.encode(frame).decode()
+
+    async def heard(style):
+        clients = WebSockets(connections=1, retries=Retries(style=style))
+        client = SocketClient(None, clients, "s", "198.18.0.1", Stream(0), Tally(None))
+        return msgspec.json.decode(client._unheeded(data), type=ErrorFrame)
+
+    assert run_in_virtual_time(heard("polite")) == frame
+    assert run_in_virtual_time(heard("naive")) == replace(frame, retry_after_seconds=None)
 
 
 def test_connections_are_counted_over_windows():
