@@ -65,7 +65,7 @@ class TurnLog:
         The number before its first entry's.
     """
 
-    __slots__ = ("_waiting", "base", "entries", "error", "message", "session_id", "told", "turn_id")
+    __slots__ = ("_ends", "_waiting", "base", "entries", "error", "message", "session_id", "told", "turn_id")
 
     def __init__(self, session_id: str, turn_id: str, message: str | None, base: int = 0) -> None:
         self.session_id = session_id
@@ -76,6 +76,7 @@ class TurnLog:
         self.entries: list[Entry] = []
         self.error: OrchestraError | None = None
         self._waiting: list[asyncio.Future[None]] = []
+        self._ends: list[asyncio.Future[None]] = []  # those who wait for the end, and are not woken before
 
     @property
     def seq(self) -> int:
@@ -105,10 +106,10 @@ class TurnLog:
             self.error = self.error or error_of(entry.frame)
         elif isinstance(entry.frame, Started):
             self.session_id, self.message = entry.frame.session_id, entry.frame.message
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.done():
-                each.set_result(None)
+        if self._waiting:
+            self._waiting = _woken(self._waiting)
+        if self._ends and entry.ends:
+            self._ends = _woken(self._ends)
 
     def behind(self, seq: int) -> Entry | None:
         """Return the first entry with a number above `seq`, if there is one yet."""
@@ -117,14 +118,32 @@ class TurnLog:
 
     async def grown(self) -> None:
         """Return once the log has another entry."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            with suppress(ValueError):
-                self._waiting.remove(waiter)
-            raise
+        await _woken_from(self._waiting)
+
+    async def end(self) -> None:
+        """Return once the log has its last entry."""
+        if not self.ended:
+            await _woken_from(self._ends)
+
+
+def _woken(waiting: list[asyncio.Future[None]]) -> list[asyncio.Future[None]]:
+    """Let all who wait go on; nobody is left."""
+    for each in waiting:
+        if not each.done():
+            each.set_result(None)
+    return []
+
+
+async def _woken_from(waiting: list[asyncio.Future[None]]) -> None:
+    """Stand among those who wait, until woken."""
+    waiter = asyncio.get_running_loop().create_future()
+    waiting.append(waiter)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        with suppress(ValueError):
+            waiting.remove(waiter)
+        raise
 
 
 class Followed:
@@ -210,8 +229,7 @@ class Watch:
         OrchestraError
             What the turn failed with.
         """
-        while not self._log.ended:
-            await self._log.grown()
+        await self._log.end()
         last = self._log.entries[-1].frame
         if isinstance(last, Done):
             return last.reply

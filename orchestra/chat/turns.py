@@ -560,7 +560,8 @@ class LiveTurns:
     def _add(self, run: "_Run", frame: LogFrame) -> None:
         log = run.log
         entry = log.add(frame)
-        self._deliver(log, entry)
+        if log.session_id in self._listeners:
+            self._deliver(log, entry)
         if run.attended:
             now = asyncio.get_running_loop().time()
             told = msgspec.msgpack.encode(entries_since(log, entry))
