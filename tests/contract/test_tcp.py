@@ -13,7 +13,7 @@ from sim.network import Network
 from sim.schedule import Fifo, Shuffled
 
 HERE = "127.0.0.1"
-SETTLES_S = 0.1  # loopback is done long before
+SETTLES_S = 0.1  # what was sent is in the peer's kernel at once, and the loop looks there before this is over
 SECONDS_MAX = 20.0
 
 
@@ -52,6 +52,7 @@ class Recorder(asyncio.Protocol):
         self.data = b""
         self.stays_open = stays_open
         self.over = asyncio.get_running_loop().create_future()
+        self.resumed = asyncio.Event()
 
     def connection_made(self, transport):
         self.transport = transport
@@ -71,6 +72,7 @@ class Recorder(asyncio.Protocol):
 
     def resume_writing(self):
         self.told.append("resume")
+        self.resumed.set()
 
     def connection_lost(self, exc):
         self.told.append("lost" if exc is None else type(exc).__name__)
@@ -248,7 +250,7 @@ def test_a_reader_that_pauses_stops_the_writer(tcp):
         await asyncio.sleep(SETTLES_S)
         paused = list(ours.told)
         theirs.transport.resume_reading()
-        await asyncio.sleep(SETTLES_S)
+        await ours.resumed.wait()
         resumed = list(ours.told)
         ours.transport.close()
         await theirs.over
