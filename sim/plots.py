@@ -357,8 +357,9 @@ def _provider_load(journal: Journal, edges: NDArray[np.float64]) -> tuple[NDArra
     """Return the most calls served, and the most that waited, at once in each part.
 
     A call that a cut-off journal does not see end is left out; one that outlives its caller is served to its own end.
+    Calls of an alternate provider are another's load.
     """
-    ended = [entry for entry in journal if isinstance(entry, ProviderCallEnded)]
+    ended = [entry for entry in journal if isinstance(entry, ProviderCallEnded) and entry.provider == "main"]
     outlived = {entry.call: entry.seconds for entry in journal if isinstance(entry, ProviderCallOutlived)}
     left = np.array([entry.at for entry in ended])
     took = np.array([entry.seconds for entry in ended])

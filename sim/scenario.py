@@ -64,6 +64,9 @@ class WorldModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What surrounds the orchestra."""
 
     provider: ProviderModel = ProviderModel()
+    alternate: Annotated[
+        ProviderModel | None, "a second provider, which answers where the first does not (guards.unified.fallbacks)"
+    ] = None
     stores: StoresModel = StoresModel()
     deployment: DeploymentModel = DeploymentModel()
 
@@ -134,6 +137,7 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield from self._outside(f"faults[{index}].{kind_of(fault)}", fault)
             for path, message in self.world.deployment.problems_of(fault):
                 yield f"faults[{index}].{kind_of(fault)}.{path}", message
+        yield from self._without_alternate()
         kinds = [kind_of(fault) for fault in self.faults]
         for index, expectation in enumerate(self.expectations):
             window, subject = expectation.window
@@ -154,6 +158,16 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if isinstance(fault, ClientsDisconnected) and not has_sockets:
                 path = f"faults[{index}].{kind_of(fault)}"
                 yield path, "nobody has a connection to lose: add clients with `websockets` to the workload"
+
+    def _without_alternate(self) -> Iterator[tuple[str, str]]:
+        """Yield what needs a second provider and has none, or the other way round."""
+        if self.world.alternate is None:
+            for index, fault in enumerate(self.faults):
+                if getattr(fault, "provider", "main") == "alternate":
+                    path = f"faults[{index}].{kind_of(fault)}.provider"
+                    yield path, "there is no alternate: describe it in `world.alternate`, or write main"
+        elif "alternate" not in settings_of(self.settings).guards.unified.fallbacks:
+            yield "world.alternate", "is never asked: name alternate in guards.unified.fallbacks, or remove it"
 
     def _outside(self, path: str, fault: Fault) -> Iterator[tuple[str, str]]:
         end = fault.at + fault.lasts

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
@@ -32,7 +33,8 @@ from sim.faults import Fault, Faults, StoreName, kind_of
 from sim.isolation import Leak, isolated
 from sim.journal import Audited, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
 from sim.opening import opened
-from sim.provider import ModelledProvider, Plan, Tokens
+from sim.provider import ModelledProvider, Plan, ProviderModel, Tokens
+from sim.provider_faults import ProviderName
 from sim.scenario import Scenario, digest, entering, settings_of
 from sim.schedule import Mode, Prioritised, Schedule, schedule_of
 from sim.store_faults import StoreCrash, StoreFailover
@@ -208,13 +210,21 @@ class World:
             InProcessSessions(self._clock), InProcessConversations(), InProcessMemories(), InProcessFleet(self._clock)
         )
         self._relay = ModelledRelay(InProcessHub().join("world"), self._wire("sessions", "relay"))
-        self._provider = ModelledProvider(
+        self._calls = count(1)
+        self._provider = self._modelled(scenario.world.provider, "main", "provider")
+        other = scenario.world.alternate
+        self._alternate = None if other is None else self._modelled(other, "alternate", "alternate")
+
+    def _modelled(self, model: ProviderModel, which: ProviderName, stream: str) -> ModelledProvider:
+        return ModelledProvider(
             self.env,
-            scenario.world.provider,
-            self.streams.stream("provider"),
+            model,
+            self.streams.stream(stream),
             self.faults,
             cost=self._plan,
             record=self._record,
+            which=which,
+            numbers=self._calls,
         )
 
     def live(self) -> tuple[str, ...]:
@@ -306,6 +316,7 @@ class World:
             hook=self._record,
             fleet=ModelledFleet(self._clock, self._wire("sessions", "fleet"), stores.fleet),
             relay=self._relay,
+            alternate=self._alternate,
         )
 
     def _wire(self, store: StoreName, stream: str = "") -> Wire:
@@ -316,8 +327,9 @@ class World:
         """Name what should be gone by now: tasks, and calls that still hold the provider."""
         current = asyncio.current_task()
         left = [f"task {task.get_name()}" for task in self.env.loop.pending_tasks() if task is not current]
-        if self._provider.busy or self._provider.queued:
-            left.append(f"provider: {self._provider.busy} calls served and {self._provider.queued} queued")
+        for name, provider in (("provider", self._provider), ("alternate", self._alternate)):
+            if provider is not None and (provider.busy or provider.queued):
+                left.append(f"{name}: {provider.busy} calls served and {provider.queued} queued")
         return left
 
 
