@@ -93,6 +93,17 @@ def run(
 
 
 @app.command()
+def shake(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Decides what is shaken, and how.")] = 0,
+) -> None:
+    """Print the scenario with some timeouts, windows and pools of the orchestra made unusual, to be run as any other."""
+    from sim.shaking import shaken  # noqa: PLC0415 - nothing else needs it
+
+    typer.echo(scenarios.write(shaken(_story(scenario, None), seed)))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors."""
     typer.echo(json.dumps(scenarios.schema(), indent=2))

@@ -48,6 +48,15 @@ def cli(tmp_path):
     return run
 
 
+def test_a_shaken_scenario_is_printed_and_runs_as_any_other(cli):
+    printed = cli("shake", "s.yaml", "--seed", "3", s_yaml=PASSING)
+    assert printed.exit_code == 0, printed.output
+    assert printed.stdout == cli("shake", "s.yaml", "--seed", "3").stdout != cli("shake", "s.yaml").stdout
+    assert "guards" in printed.stdout
+    done = cli("run", "shaken.yaml", shaken_yaml=printed.stdout)
+    assert "always durable" in done.stdout, done.output
+
+
 def test_a_run_prints_its_timeline_verdict_and_how_to_see_it_again(cli, tmp_path):
     done = cli("run", "s.yaml", "--seed", "3", "--journal", "j.jsonl", s_yaml=PASSING)
     assert done.exit_code == 0, done.output
