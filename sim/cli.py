@@ -97,7 +97,7 @@ def shake(
     scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
     seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Decides what is shaken, and how.")] = 0,
 ) -> None:
-    """Print the scenario with some of the orchestra's timeouts, windows and pools made unusual, to be run as any other."""
+    """Print the scenario with unusual timeouts, windows and pools of the orchestra, to be run as any other."""
     from sim.shaking import shaken  # noqa: PLC0415 - nothing else needs it
 
     typer.echo(scenarios.write(shaken(_story(scenario, None), seed)))
