@@ -46,7 +46,7 @@ def process(*arguments):
 
 def written(path):
     """Wait for a file that a process writes when it is ready, and return its path."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < deadline, f"{path.name} was never written"
         time.sleep(0.05)

@@ -195,7 +195,7 @@ class TestExecutors:
         parent.kill()
         parent.wait()
         parent.stdout.close()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not Path(f"/proc/{worker}").exists()

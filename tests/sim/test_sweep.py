@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from sim import results
@@ -25,7 +26,7 @@ duration: 5s
 workload: {open_loop: {rate: 4/s, users: 20, generated_tokens: {lognormal: {median: 50, p95: 90}}}}
 world: {provider: {capacity: 2, first_token: {exponential: {mean: 100ms}}, per_token: 5ms}}
 """
-COMMAND = [sys.executable, "-c", "from orchestra.cli import main; main()", "sim"]
+COMMAND = ["-c", "from orchestra.cli import main; main()", "sim"]
 
 
 @pytest.fixture(scope="module")
@@ -109,30 +110,33 @@ def test_a_point_that_does_not_fit_together_is_a_row_with_its_error(tiny, tmp_pa
     assert not (tmp_path / "none.parquet").exists()
 
 
-@pytest.mark.parametrize("killed_by", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
-def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tmp_path, killed_by):
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    varied = ["--vary", "world.provider.capacity=1,2,3,4,5,6,7,8,9,10", "--runs", "20"]
-    out = tmp_path / "s.parquet"
-    command = [*COMMAND, "sweep", "tiny.yaml", *varied, "--workers", "1", "--out", "s.parquet"]
+KILLED = """
+from pathlib import Path
+from sim.design import axes
+from sim.scenario import load
+from sim.sweep import sweep
+story = load(Path("tiny.yaml"))
+sweep(story, axes(["world.provider.capacity=1..10:10"], story), Path("s.parquet"), runs=50)
+"""
+
+
+def begun(command, folder):
+    """Start a sweep of 500 runs in a process of its own, and return that after three of them."""
+    (folder / "tiny.yaml").write_text(TINY)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "s.parquet.log"
+    process = subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, stderr=subprocess.PIPE)
+    log = folder / "s.parquet.log"
     deadline = time.monotonic() + 100
     while not log.exists() or log.read_bytes().count(b"\n") < 4:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(killed_by)
-    told = process.communicate(timeout=60)[1]
-    if killed_by is signal.SIGINT:
-        assert process.returncode == 6
-        assert told.strip() == "interrupted: s.parquet has what is done; the same command goes on"
-        assert not log.exists()
-    tiny = parse(TINY)
-    rest = Counted()
+    return process
+
+
+def goes_on(tiny, folder):
+    """Tell how many runs a sweep of the same 500 found, having let it do two more."""
     told = []
-    points = axes([varied[1]], tiny)
 
     def stop(progress):
         told.append(progress)
@@ -140,8 +144,30 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tmp_path, killed_by):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(tiny, points, out, runs=20, executor=rest, watch=stop)
-    assert told[0].resumed >= 3
-    found = results.read(out)
+        sweep(tiny, axes(["world.provider.capacity=1..10:10"], tiny), folder / "s.parquet", runs=50, watch=stop)
+    found = results.read(folder / "s.parquet")
     assert len(found) == told[0].resumed + 2
     assert not found.duplicated(["point", "seed"]).any()
+    assert (found["error"] == "").all()
+    return told[0].resumed
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tiny, tmp_path):
+    process = begun(["-c", KILLED], tmp_path)
+    process.kill()
+    process.communicate()
+    assert goes_on(tiny, tmp_path) >= 3
+
+
+@pytest.mark.nightly
+def test_a_sweep_that_is_interrupted_says_so_and_leaves_what_is_done_and_no_workers(tiny, tmp_path):
+    options = ["--vary", "world.provider.capacity=1..10:10", "--runs", "50", "--workers", "2", "--out", "s.parquet"]
+    process = begun([*COMMAND, "sweep", "tiny.yaml", *options], tmp_path)
+    workers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 6
+    assert told.strip() == "interrupted: s.parquet has what is done; the same command goes on"
+    assert not (tmp_path / "s.parquet.log").exists()
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    assert goes_on(tiny, tmp_path) >= 3

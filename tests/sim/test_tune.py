@@ -42,7 +42,7 @@ def test_the_front_is_of_those_that_nothing_dominates():
     assert list(front(frame, ("p95",))) == [False, False, False, False, False, True, False]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("nsga2", marks=pytest.mark.nightly)])
 def test_a_search_can_be_repeated_and_its_front_keeps_the_constraints(tiny, sampler):
     told = []
     found = tune(tiny, search(tiny, sampler=sampler), 4, watch=lambda *progress: told.append(progress))
