@@ -104,3 +104,13 @@ def test_a_profile_has_each_hours_rate_and_begins_again():
 def test_thinned_arrivals_vary_within_an_hour_as_poisson_does():
     hours = counts(HOURS, 125.0, 4 * 300)
     assert pvariance(hours[1::4]) / fmean(hours[1::4]) == pytest.approx(1.0, abs=0.2)
+
+
+def test_from_a_state_it_goes_to_any_other_not_to_the_next_in_the_list():
+    """Between two bursts only the silent state is visited in a quarter of the cases, and never if states took turns."""
+    states = Modulated(states=(State(rate=10.0, lasts=10.0), State(lasts=10.0), State(rate=500.0, lasts=10.0)))
+    seconds = counts(states, 0.5, 16_000)
+    between = "".join("C" if count > 100 else "." if count == 0 else "a" for count in seconds).split("C")
+    visits = [each for each in between if len(each) > 4]
+    assert len(visits) > 150
+    assert sum("aaa" not in each for each in visits) / len(visits) == pytest.approx(0.25, abs=0.09)

@@ -14,6 +14,7 @@ from orchestra.events import ConnectionClosed, ConnectionOpened, TurnResumed
 from orchestra.frames import ErrorFrame
 from orchestra.model import ChatReply, Usage
 from orchestra.sdk.events import Answered, Text
+from sim import asgi
 from sim.connectivity import Connectivity
 from sim.entropy import Stream
 from sim.evidence import Evidence
@@ -205,6 +206,23 @@ def test_the_naive_do_not_read_when_to_send_again_what_was_refused():
 
     assert run_in_virtual_time(heard("polite")) == frame
     assert run_in_virtual_time(heard("naive")) == replace(frame, retry_after_seconds=None)
+
+
+def test_what_is_sent_into_a_connection_that_was_cut_arrives_nowhere():
+    """A slow reader says something before it has read as far as the cut."""
+
+    async def main():
+        client = SocketClient(None, WebSockets(connections=1), "s", "198.18.0.1", Stream(0), Tally(None))
+        assert not client.cut(5.0)  # there is none yet
+        socket = client._socket = asgi.Socket()
+        client._dialogue.outgoing.append(b"first")
+        client._flush()
+        assert (client.cut(5.0), client.cut(5.0)) == (True, False)
+        client._dialogue.outgoing.append(b"second")
+        client._flush()
+        return socket.outbox.get_nowait()["text"], socket.outbox.empty()
+
+    assert run_in_virtual_time(main()) == ("first", True)
 
 
 def test_connections_are_counted_over_windows():
