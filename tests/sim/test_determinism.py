@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.sim import reruns
+
 STORY = """
 name: shaken
 duration: 60s
@@ -51,3 +53,13 @@ def test_a_run_is_the_same_in_every_process_and_another_with_another_seed(tmp_pa
         pytest.fail(f"the journals part at line {number}: {pair[0]!r} and {pair[1]!r}")
     assert other[0] != first[0]
     assert str(tmp_path).encode() not in first[1]
+
+
+def test_run_rerun_and_replay_are_one_in_every_story_mode_and_door(tmp_path):
+    assert reruns.differences(tmp_path, 0, 4) == []
+    assert reruns.differences(tmp_path, 11, 13) == []
+
+
+@pytest.mark.nightly
+def test_two_hundred_runs_rerun_and_replayed_are_one(tmp_path):
+    assert reruns.differences(tmp_path, 0, 200) == []
