@@ -1,8 +1,8 @@
 """Run, rerun and replay: the same journal in processes with different hash seeds, in another order of runs.
 
 As a script, `python -m tests.sim.reruns FOLDER FIRST LAST record|again` lives through the cases FIRST to LAST of
-`cases`, recording tapes to FOLDER, or again, from the last to the first, each by its seed and by its tape. It prints one
-line of JSON a case. `differences` has both done in processes of their own.
+`cases`, recording tapes to FOLDER, or again, from the last to the first, each by its seed and by its tape. It prints
+one line of JSON a case. `differences` has both done in processes of their own.
 """
 
 from __future__ import annotations
