@@ -11,7 +11,7 @@ An expectation names one window of the run and one or more bounds on what is mea
 
 `fault` stands for all faults together, from the first one's start to the last one's end; a fault's kind, such as
 `store_down`, for those of that kind. A turn belongs to the window in which it arrived, however late it ended; only
-`goodput` and `retry_amplification` count what happens in the window itself.
+`goodput` and the amplifications count what happens in the window itself.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class Expectation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = None
     retry_amplification: Annotated[
         Comparison | None, Bound(COUNT), "attempts of clients in the window, by the turns that arrived in it"
+    ] = None
+    provider_amplification: Annotated[
+        Comparison | None, Bound(COUNT), "calls of the provider in the window, by the turns that arrived in it"
     ] = None
     reconnect_max: Annotated[
         Comparison | None, Bound(DURATION), "how long clients that lost a WebSocket in the window were without, at most"
