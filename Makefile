@@ -39,7 +39,7 @@ check: $(DEV) ## lint, formatting, types and the house rules
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_tidy.py
 
-bench: $(DEV) ## measure; one JSON object a line: name, value, unit, against
+bench: $(DEV) rivals ## measure; one JSON object a line: name, value, unit, against
 	@$(BIN)/python -m tests.benchmarks
 
 lab: $(DEV) ## open the notebooks in JupyterLab
@@ -111,7 +111,7 @@ constraints: ## pin the newest versions that pyproject.toml allows, as a fresh e
 	rm -rf .venv-constraints
 
 clean: ## remove what runs and builds leave behind, .venv too
-	rm -rf .venv .venv-constraints .orchestra .coverage .coverage.* htmlcov report.html build dist mutants
+	rm -rf .venv .venv-constraints .venv-rivals .orchestra .coverage .coverage.* htmlcov report.html build dist mutants
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis notebooks/.ipynb_checkpoints
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -132,6 +132,20 @@ browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium \
 		>/dev/null; } || echo 'No chromium here: the tests of the page in a browser are left out.' >&2
+
+# The simulated loop's rivals need Python 3.12: the first of these that is one, in a small environment of its own. Without
+# any, `make bench` says so and leaves them out.
+PYTHON312 ?= $(shell for python in python3.13 python3.12 python3 $(PYTHON) .venv/bin/python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$python && break; done)
+RIVALS := tests/benchmarks/rivals.txt
+
+.PHONY: rivals
+rivals: $(if $(PYTHON312),.venv-rivals/.installed)
+
+.venv-rivals/.installed: $(RIVALS)
+	@$(PYTHON312) -m venv --clear .venv-rivals
+	@.venv-rivals/bin/python -m pip --disable-pip-version-check install -qq --requirement $(RIVALS)
+	@touch $@
 
 define require_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -26,6 +26,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
+from math import isnan
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 import simpy
@@ -317,31 +318,41 @@ class SimLoop(NetworkMethods):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back a tick after the virtual time `when`, in seconds."""
-        return self._call_at(when, callback, args, context)
+        if self._closed or self._debug:
+            return self._call_at_checked(when, callback, args, context)
+        if isnan(when):
+            raise ValueError("a timer needs a deadline, not NaN")
+        timer = SimTimer(when, callback, args, self, context)
+        heappush(self._timers, (when, self._tie(), timer))
+        return timer
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back a tick after `delay` seconds of virtual time."""
-        return self._call_at(self.env._now + delay, callback, args, context)
+        when = self.env._now + delay
+        if self._closed or self._debug:
+            return self._call_at_checked(when, callback, args, context)
+        if isnan(when):  # it would disorder the heap; infinity is fine: asyncio.sleep(math.inf) waits for ever
+            raise ValueError("a timer needs a delay, not NaN")
+        timer = SimTimer(when, callback, args, self, context)
+        heappush(self._timers, (when, self._tie(), timer))
+        return timer
 
-    def _call_at(
+    def _call_at_checked(
         self,
         when: float,
         callback: Callable[..., object],
         args: tuple[Any, ...],
         context: contextvars.Context | None,
     ) -> asyncio.TimerHandle:
-        timer: asyncio.TimerHandle
-        if self._closed or self._debug:
-            self._check_call(callback, "call_at")
-            timer = asyncio.TimerHandle(when, callback, args, self, context)
-            timer._scheduled = True  # type: ignore[attr-defined]
-        else:
-            timer = SimTimer(when, callback, args, self, context)
-        if math.isnan(when):  # it would disorder the heap; infinity is fine: asyncio.sleep(math.inf) waits for ever
+        """Do the same with asyncio's own handle, which in debug mode knows where it was made."""
+        self._check_call(callback, "call_at")
+        if isnan(when):
             raise ValueError("a timer needs a time, not NaN")
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
         heappush(self._timers, (when, self._tie(), timer))
+        timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
     def _check_call(self, callback: Callable[..., object], method: str) -> None:
@@ -379,13 +390,17 @@ class SimLoop(NetworkMethods):
     def _run_once(self) -> None:
         """Run iterations until the loop is to stop; asyncio's `run_forever` would call this for each."""
         ready = self._ready
+        take = ready.popleft
         timers = self._timers
         env = self.env
         queue = env._queue
         told = self.on_iteration
         while True:
             if not ready and not self._stopping:
-                env._now = self._next_due()
+                due = self.next_time()
+                if due == math.inf:
+                    self._report_deadlock()
+                env._now = due
             now = env._now
             while timers and timers[0][0] < now:
                 timer = heappop(timers)[2]
@@ -403,18 +418,11 @@ class SimLoop(NetworkMethods):
             if self.steps > self._look_up_at_step:
                 self._look_up()
             for _ in range(todo):
-                handle = ready.popleft()
+                handle = take()
                 if not handle._cancelled:
                     handle._run()
             if self._stopping:
                 return
-
-    def _next_due(self) -> float:
-        """Return when anything runs next; `Deadlock` if nothing ever does."""
-        due = self.next_time()
-        if due == math.inf:
-            self._report_deadlock()
-        return due
 
     def _process_due_events(self, now: float) -> None:
         """Let SimPy run until it makes a callback ready: neither side can starve the other within an instant."""

@@ -116,6 +116,8 @@ class Shuffled:
 class _Urn(list[asyncio.Handle]):
     """A list in FIFO order: taking one out moves at most `WINDOW_MAX` pointers, quicker than any cleverness."""
 
+    __slots__ = ("_draw", "_note")
+
     def __init__(self, draw: Callable[[], float], note: Note | None) -> None:
         super().__init__()
         self._draw = draw
