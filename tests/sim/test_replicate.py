@@ -148,10 +148,10 @@ class TestCompare:
 
 class TestExecutors:
     def test_runs_are_handed_out_as_they_are_done(self, tiny):
-        jobs = ((seed, Job(tiny, seed)) for seed in range(10**9))
+        asked = []
+        jobs = ((asked.append(seed) or seed, Job(tiny, seed)) for seed in range(10**9))
         rows = observed(jobs, Here())
-        assert next(rows)[1]["seed"] == 0
-        assert next(rows)[1]["seed"] == 1
+        assert [next(rows)[1]["seed"] for _ in range(2)] == asked == [0, 1]
         rows.close()
 
     def test_a_lost_worker_is_told_and_not_taken_for_a_run(self, tiny):

@@ -45,7 +45,8 @@ def test_rows_come_back_in_order_with_their_types(opened, tmp_path):
 def test_a_writer_that_just_stops_loses_no_finished_run(opened, tmp_path):
     kept = opened()
     kept.add(row(0, 0))
-    kept._file.close()  # as a kill does
+    assert (tmp_path / "r.parquet.log").read_bytes().count(b"\n") == 2  # at once, and not when the writer ends
+    kept._file.close()  # which lets go of the lock, as a kill does
     assert len(results.read(tmp_path / "r.parquet")) == 0
     again = opened()
     assert again.done == {(0, 0)}
