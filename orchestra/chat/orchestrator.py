@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from orchestra import limits
-from orchestra.chat.sessions import SESSION, OpenSession, Sessions
+from orchestra.chat.sessions import SESSION, OpenSession, Sessions, remembers_itself
 from orchestra.chat.trimming import is_kept, within_prompt
 from orchestra.engines.apology import Apology
 from orchestra.engines.engine import Engine, ICommandDispatcher, IMemorySystem, IOrchestraManager, Task
@@ -230,6 +230,8 @@ class ChatOrchestrator:
             return task
         if not self._degradation.allows(Feature.MEMORY):
             progress.without(self._memory.name)
+            return task
+        if remembers_itself(task.session):
             return task
         try:
             recalled = await self._memory.recall(task)

@@ -487,6 +487,11 @@ class Sessions:
         )
 
 
+def remembers_itself(session: Session) -> bool:
+    """Tell whether the history says all that memory could: of a session without a user, with every turn still there."""
+    return len(session.messages) == 2 * session.version and session.owner == _owner(session.id, None)
+
+
 def _owner(session_id: str, user_id: str | None) -> str:
     return f"session:{session_id}" if user_id is None else f"user:{user_id}"
 

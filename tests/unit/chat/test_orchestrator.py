@@ -212,12 +212,33 @@ def test_a_command_needs_neither_provider_nor_memory() -> None:
 
 def test_without_memory_a_turn_is_answered_and_says_so() -> None:
     async def story(house: House) -> None:
-        reply = await house.say("hello")
+        reply = await house.say("hello", user_id="ann")
         assert reply.degraded == ("memory",)
         (turn,) = await house.conversations.turns(reply.session_id)
         assert turn.degraded == ("memory",)
 
     rehearsed(story, StoreDown(**FOREVER, store="memories"))
+
+
+def test_an_answer_that_needs_no_memory_is_not_degraded_where_it_cannot_be_remembered() -> None:
+    async def story(house: House) -> None:
+        assert (await house.say("hello")).degraded == ()
+        assert house.told(TurnFinished)[-1].degraded == ("memory",)
+
+    rehearsed(story, StoreDown(**FOREVER, store="memories"))
+
+
+def test_memory_is_not_asked_for_what_the_history_says() -> None:
+    """Of a session without a user, it holds the session's own turns; a user's are of other sessions, too."""
+
+    async def story(house: House) -> None:
+        first = await house.say("hello")
+        await house.say("hello again", session_id=first.session_id)
+        assert [call.target for call in house.told(CallFinished)].count("memory") == 2  # to remember
+        await house.say("hello", user_id="ann")
+        assert [call.target for call in house.told(CallFinished)].count("memory") == 4
+
+    rehearsed(story)
 
 
 def test_without_the_store_of_record_nothing_is_acknowledged_and_the_error_says_what_is_unknown() -> None:
@@ -737,7 +758,7 @@ class PlantedMemories(InProcessMemories):
 
 def test_a_defect_in_memory_costs_the_memory_and_not_the_turn() -> None:
     async def story(house: House) -> None:
-        reply = await house.say("hello")
+        reply = await house.say("hello", user_id="ann")
         assert reply.degraded == ("memory",)
         (defect,) = house.told(UnexpectedError)
         assert "a defect of recall" in defect.traceback

@@ -391,7 +391,7 @@ def test_a_stop_at_any_moment_leaves_a_reply_and_a_turn_or_neither(way: str) -> 
     stopped = "error: shutting-down" if way == "drain" else "error: turn-cancelled"
     at = outcomes.index("done: hi")  # it was being written
     assert outcomes[:at] == [stopped] * at
-    assert at >= 5
+    assert at > 3
     assert outcomes[at:-1] == ["done: hi"] * (len(outcomes) - at - 1)
     assert len(outcomes) - at > 3
 
