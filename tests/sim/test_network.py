@@ -44,6 +44,7 @@ class Side(asyncio.Protocol):
     def data_received(self, data):
         self.sizes.append(len(data))
         self.data += data
+        self.on = host.get()
         self.told.append((now(), "data"))
 
     def eof_received(self):
@@ -136,9 +137,9 @@ class TestTime:
             waits = ours.transport.get_write_buffer_size()
             theirs.transport.resume_reading()
             await asyncio.sleep(10)
-            return waits, len(theirs.data)
+            return waits, len(theirs.data), theirs.on  # it goes on on its own host, whoever resumed it
 
-        assert steady(story, window_bytes=10_000) == (90_000, 100_000)
+        assert steady(story, window_bytes=10_000) == (90_000, 100_000, "b")
 
     def test_where_the_bytes_are_cut_varies_by_seed(self, networked):
         async def story(network):
@@ -397,8 +398,10 @@ class TestCrash:
 
     def test_nothing_of_the_crashed_side_runs(self, steady):
         async def story(network):
+            _, _, closing = await joined(network, port=81)
             _, ours, theirs = await joined(network)
             before = list(theirs.told)
+            closing.transport.close()
             ours.transport.write(b"on its way")
             theirs.transport.pause_reading()
             theirs.transport.write(b"x" * 1_000_000)
@@ -408,9 +411,27 @@ class TestCrash:
             theirs.transport.write(b"a dead process writes nothing")
             theirs.transport.abort()
             await asyncio.sleep(2_000)
-            return theirs.told == before, len(network.host("b").endpoints), len(network.host("b").listeners)
+            return (
+                theirs.told == before,
+                closing.kinds,
+                len(network.host("b").endpoints),
+                len(network.host("b").listeners),
+            )
 
-        assert steady(story) == (True, 0, 0)
+        assert steady(story) == (True, ["made"], 0, 0)
+
+    def test_a_host_that_is_off_sends_nothing_again(self, steady):
+        async def story(network):
+            _, ours, theirs = await joined(network)
+            with network.partition("b", "a", both_ways=False):
+                ours.transport.write_eof()
+                await asyncio.sleep(1)
+                assert theirs.kinds == ["made", "eof", "lost"]
+                network.crash("b", peers_see="nothing")
+            await asyncio.sleep(100)
+            return ours.kinds
+
+        assert steady(story) == ["made"]
 
     def test_a_port_is_free_after_a_crash(self, steady):
         async def story(network):

@@ -47,7 +47,7 @@ def make_app(log, name="Served", **config):
         try:
             await asyncio.sleep(5)
         except asyncio.CancelledError:
-            log.append(f"cancelled at {now():.1f}")
+            log.append(f"cancelled at {now():.1f} {request.args.get('n', '')}".strip())
             raise
         return response.text("late")
 
@@ -207,10 +207,25 @@ class TestServer:
     def test_a_port_is_served_once(self, served):
         async def story(network):
             with network.on("api"), pytest.raises(OSError, match=r"Address already in use: 0\.0\.0\.0:80"):
-                async with serving(make_app([], "Other"), port=80):
+                async with serving(make_app(log, "Other"), port=80):
                     pytest.fail("it must not start")
+            return log
 
-        served(story)
+        log = []
+        assert served(story)[0] == ["before_server_start", "after_server_stop"]
+
+    def test_connections_that_do_not_end_are_aborted_in_the_order_they_came(self, served):
+        writers = []
+
+        async def story(network):
+            for number in range(10):
+                writers.append((await asyncio.open_connection("api", 80))[1])
+                writers[-1].write(get(f"/slow?n={number}"))
+            await asyncio.sleep(0.1)
+
+        _, log = served(story, RESPONSE_TIMEOUT=600, GRACEFUL_SHUTDOWN_TIMEOUT=0.2)
+        ended = [each.split()[-1] for each in log if str(each).startswith("cancelled")]
+        assert ended == list("0123456789")
 
     def test_several_instances_live_in_one_world_and_one_crashes(self, networked):
         async def story(network):
