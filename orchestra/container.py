@@ -410,7 +410,12 @@ class ServiceScope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.dispose()
+        if self._holder.finalizers:
+            await self.dispose()
+        else:  # nothing was made in it: what most scopes end with
+            self.container.scopes.pop(self._number, None)
+            self._holder.disposed = True
+            self.instances.clear()
 
     async def resolve(self, service_type: type[T]) -> T:
         """Return the singleton, this scope's instance, or a new transient, as `service_type` is registered.

@@ -187,9 +187,9 @@ class _Remembered(NamedTuple):
     @classmethod
     def of(cls, memory: Memory) -> "_Remembered":
         vector = memory.embedding
-        # twice the first one where there is only one: `itemgetter` gives a tuple for two or more
-        places = tuple(compress(range(len(vector)), vector)) or (0,)
-        return cls(memory, itemgetter(places[0], *places), (0.0, *compress(vector, vector)))
+        places = tuple(compress(range(len(vector)), vector))
+        look = itemgetter(*places) if len(places) > 1 else tuple  # for one place it would give no tuple
+        return cls(memory, look, look(vector))
 
     def cosine(self, vector: Sequence[float]) -> float:
         """Return the cosine with another unit vector, which is their dot product."""

@@ -236,10 +236,11 @@ class _Streaming(Generic[T]):
     passes costs a turn as much as a call of a store.
     """
 
-    __slots__ = ("_deadline", "_ended", "_given_at", "_guard", "_lag", "_permit", "_source", "_started")
+    __slots__ = ("_deadline", "_ended", "_given_at", "_guard", "_lag", "_patience", "_permit", "_source", "_started")
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
+        self._patience = guard.policy.attempt.first_seconds_max
         self._lag = 0.0  # what the reader took, which is not the dependency's time
         self._ended = False
 
@@ -249,7 +250,7 @@ class _Streaming(Generic[T]):
         self._deadline = deadline = current()
         if not guard.bulkhead.try_acquire():
             await guard._queue(deadline)
-        self._started = started = guard._now()
+        self._started = self._given_at = started = guard._now()
         try:
             if deadline is not None and started >= deadline.at:
                 raise guard._spent()
@@ -262,22 +263,18 @@ class _Streaming(Generic[T]):
         except BaseException as error:
             guard._release(error, started)
             raise
-        return await self._awaited(started + guard.policy.attempt.first_seconds_max)
+        return await self.next()
 
     async def next(self) -> T | _End:
-        """Return the next item, or that there is none."""
-        now = self._guard._now()
-        self._lag += now - self._given_at
-        return await self._awaited(now + self._guard.policy.attempt.between_seconds_max)
-
-    async def _awaited(self, at: float) -> T | _End:
-        """Return the next item, where it comes until `at`, and in the time that all of them have together.
+        """Return the next item, or that there is none, within its own time and that of all items together.
 
         The watch stands around one step and never around a `yield`, where it would cancel whoever reads the stream.
         """
         guard, deadline = self._guard, self._deadline
+        now = guard._now()
+        self._lag += now - self._given_at
         started = self._started + self._lag
-        at = min(at, started + guard._total_seconds_max, inf if deadline is None else deadline.at)
+        at = min(now + self._patience, started + guard._total_seconds_max, inf if deadline is None else deadline.at)
         watch = guard._watchdog.enter(at)
         try:
             item = await anext(self._source)
@@ -294,6 +291,7 @@ class _Streaming(Generic[T]):
         guard._watchdog.leave(watch)
         self._permit.responded()
         self._given_at = guard._now()
+        self._patience = guard.policy.attempt.between_seconds_max
         return item
 
     async def end(self, error: BaseException | None) -> None:

@@ -78,17 +78,18 @@ def test_an_order_counts_in_every_instance_and_after_a_restart(instance: Callabl
 
 
 def test_a_breaker_held_open_degrades_the_turn_and_says_so(instance: Callable[[str], Any]) -> None:
+    asked = {"message": "hello", "user_id": "ann"}  # of whom other sessions may have told something
     with instance("one") as one:
         status, _, problem = ask(one, "POST", "/operator/breakers/nope", {"action": "open", "reason": "test"})
         assert status == 404
         assert "memory" in problem["detail"]
         ordered = ask(one, "POST", "/operator/breakers/memory", {"action": "open", "reason": "test"})[2]
         assert (ordered["target"], ordered["shared"]) == ("breaker:memory", True)
-        assert "memory" in ask(one, "POST", "/chat/v2/chat", {"message": "hello"})[2]["degraded"]
+        assert "memory" in ask(one, "POST", "/chat/v2/chat", asked)[2]["degraded"]
         view = ask(one, "GET", "/operator")[2]
         assert {each["name"]: each["mode"] for each in view["breakers"]}["memory"] == "forced_open"
         ask(one, "POST", "/operator/breakers/memory", {"action": "reset", "reason": "test"})
-        assert ask(one, "POST", "/chat/v2/chat", {"message": "hello"})[2]["degraded"] == []
+        assert ask(one, "POST", "/chat/v2/chat", asked)[2]["degraded"] == []
 
 
 def test_nobody_operates_a_service_without_a_key(service: LiveService) -> None:

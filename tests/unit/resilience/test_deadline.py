@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from orchestra.resilience.deadline import Deadline, Watch, Watchdog, current, deadline_within
+from orchestra.resilience.deadline import Deadline, TimeLimit, Watch, Watchdog, current, deadline_within
 from sim import loop
 
 A_TICK = 1e-6  # timers of the simulated loop are late by far less
@@ -519,3 +519,55 @@ def test_a_timer_that_fires_early_is_taken_at_its_word() -> None:
         watchdog.close()
 
     asyncio.run(main())
+
+
+# --- a limit of a whole block
+
+
+def test_a_block_that_outlasts_its_limit_raises_timeout_error() -> None:
+    async def story() -> None:
+        watchdog = Watchdog()
+        with pytest.raises(TimeoutError) as failure, TimeLimit(watchdog, 2.0):
+            await asyncio.sleep(3)
+        assert isinstance(failure.value.__cause__, asyncio.CancelledError)
+        assert now() == pytest.approx(2.0, abs=A_TICK)
+        with TimeLimit(watchdog, now() + 2.0):
+            await asyncio.sleep(1)
+        with pytest.raises(KeyError), TimeLimit(watchdog, now() + 2.0):
+            raise KeyError
+        watchdog.close()
+        assert timers() == 0
+
+    loop.run(story())
+
+
+def test_a_limit_that_was_lifted_ends_nothing() -> None:
+    async def story() -> None:
+        watchdog = Watchdog()
+        with TimeLimit(watchdog, 2.0) as limit:
+            await asyncio.sleep(1)
+            limit.lift()
+            await asyncio.sleep(5)
+        assert now() == pytest.approx(6.0, abs=A_TICK)
+        watchdog.close()
+        assert (watches(), timers()) == (0, 0)
+
+    loop.run(story())
+
+
+def test_a_cancellation_of_the_block_stays_one() -> None:
+    async def story() -> None:
+        watchdog = Watchdog()
+
+        async def bounded() -> None:
+            with TimeLimit(watchdog, 2.0):
+                await asyncio.sleep(3)
+
+        task = asyncio.create_task(bounded())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        watchdog.close()
+
+    loop.run(story())
