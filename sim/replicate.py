@@ -169,7 +169,7 @@ def compare(
     Returns
     -------
     Comparison
-        A measure that cannot be compared, since no pair of runs has it, is left out.
+        A measure that cannot be compared is left out: no pair of runs has it, or it is a cost and nothing has a price.
     """
     jobs = [
         ((label, first_seed + number), Job(scenario, first_seed + number, warm_up_s))
@@ -189,7 +189,7 @@ def differences(
 ) -> pd.DataFrame:
     """Return one row a measure: by how much the second of two policies differs from the first, on the same seeds."""
     one, two = (frame[frame["policy"] == label].set_index("seed").sort_index() for label in labels)
-    comparable = [name for name in measures if (one[name].notna() & two[name].notna()).any()]
+    comparable = [name for name in measures if (one[name].notna() & two[name].notna()).any() and _told(frame, name)]
     each_confidence = 1 - (1 - confidence) / max(1, len(comparable))
     rows = {}
     for name in comparable:
@@ -219,6 +219,11 @@ def differences(
         "runs",
     )
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(columns)).rename_axis("measure")
+
+
+def _told(frame: pd.DataFrame, measure: str) -> bool:
+    """Tell whether a measure says anything here: without prices, all costs are 0."""
+    return MEASURES[measure].unit != "money" or bool(frame[measure].any())
 
 
 def _verdict(measure: str, low: float, high: float) -> str:

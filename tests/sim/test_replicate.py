@@ -143,7 +143,8 @@ class TestCompare:
 
     def test_what_no_pair_of_runs_has_is_left_out(self):
         frame = self.frame(p95=([1.0, 2.0], [1.0, 2.5])).assign(recovery_seconds=math.nan)
-        assert list(differences(frame, ("a", "b"), ("p95", "recovery_seconds")).index) == ["p95"]
+        frame = frame.assign(cost=0.0)  # nothing has a price
+        assert list(differences(frame, ("a", "b"), ("p95", "recovery_seconds", "cost")).index) == ["p95"]
 
 
 class TestExecutors:
