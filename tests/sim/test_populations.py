@@ -46,16 +46,16 @@ def of(run, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_clients_is_served_and_lives_the_same_again(kind):
-    story = world(KINDS[kind], "door: service\n" if "websockets" in KINDS[kind] else "")
+    story = replace(world(KINDS[kind], "door: service\n" if "websockets" in KINDS[kind] else ""), duration=20.0)
     run = rehearse(story)
     assert run.verdict.status is Status.PASSED, run.verdict
-    assert run.verdict.accounting.answered == run.verdict.accounting.arrivals > 40
+    assert run.verdict.accounting.answered == run.verdict.accounting.arrivals > 15
     times = [entry.at for entry in of(run, ClientArrived)]
     assert times == sorted(times)
     assert {entry.population for entry in of(run, ClientArrived)} == (
         {"public", "staff", "apps"} if kind == "several" else {""}
     )
-    assert rehearse(story).journal.digest == run.journal.digest != rehearse(story, seed=1).journal.digest
+    assert rehearse(story).journal.digest == run.journal.digest
 
 
 def test_a_single_population_is_not_named_in_the_journal():
