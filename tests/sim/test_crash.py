@@ -358,6 +358,54 @@ async def _crash(host) -> None:
 
 
 class TestTheEnd:
+    def test_its_generators_are_not_shut_down_with_the_loops(self):
+        async def numbers(told):
+            try:
+                yield 1
+            finally:
+                told.append("generator cleans up")
+
+        async def read(told) -> None:
+            them = numbers(told)
+            await anext(them)
+            await asyncio.sleep(10)
+
+        async def main(host, told) -> None:
+            host.start(read(told))
+            others = numbers(told)
+            await anext(others)
+            await asyncio.sleep(1)
+            host.crash()
+            await asyncio.get_running_loop().shutdown_asyncgens()
+
+        assert live(main) == ["generator cleans up"], "that of nobody's"
+
+    def test_what_only_a_timer_holds_is_kept_as_well(self):
+        def steps(told):
+            try:
+                yield
+            finally:
+                told.append("generator cleans up")
+
+        def begin(told) -> None:
+            loop = asyncio.get_running_loop()
+            soon, later = steps(told), steps(told)
+            next(soon)
+            next(later)
+            loop.call_soon(next, soon)
+            loop.call_later(1, next, later)
+
+        async def main(host, told) -> None:
+            host.run(begin, told)
+            host.crash()
+            gc.collect()
+            await asyncio.sleep(5)
+            host.run(begin, told)
+            gc.collect()
+            await asyncio.sleep(5)
+
+        assert live(main) == []
+
     def test_nothing_of_the_dead_is_told_when_the_loop_closes(self, caplog, recwarn, monkeypatch):
         raised: list[object] = []
         monkeypatch.setattr(sys, "unraisablehook", raised.append)
