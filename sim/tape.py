@@ -6,8 +6,9 @@ the end of a running hash over (how many were ready, or what was drawn; virtual 
 schedule that made it, and a run that goes another way is told at its first other step, by the stream that drew
 otherwise if one did.
 
-A `Recording` is given to `sim.world.rehearse`. A byte per step and draw was measured to cost less than a tenth of a
-simulated turn, and finds a difference at its own step in 255 of 256 cases, else at one of the next.
+A `Recording` is given to `sim.world.rehearse`; without one nothing is noted. Recording and making the tape was measured
+to add a quarter to the CPU of a run of 500 turns, and to take 64 bytes a turn. A difference is found at its own step in
+255 of 256 cases, else at one of the next.
 
 The file is JSON lines: a header, deviations, steps, one line a stream, and an end that tells a file cut off.
 """
