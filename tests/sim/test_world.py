@@ -10,10 +10,10 @@ from orchestra.adapters.system import SystemClock
 from orchestra.events import BreakerChanged, TurnFinished
 from orchestra.model import Session, Turn
 from sim.compare import what_if
+from sim.distributions import Constant
 from sim.journal import Audited, ClientArrived, ClientFinished, FaultEnded, FaultStarted, RunFinished, RunStarted
 from sim.scenario import load, replaying
 from sim.verdict import Status
-from sim.distributions import Constant
 from sim.workload import Replay, Row, read_trace
 from sim.world import Aborted, audit, rehearse
 
