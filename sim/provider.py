@@ -162,6 +162,10 @@ class Plan:
         """Plan what the answer to `message` costs."""
         self._tokens[message] = tokens
 
+    def forget(self, message: str) -> None:
+        """Plan no more what the answer to `message` costs: nobody will ask for it again."""
+        self._tokens.pop(message, None)
+
     def __call__(self, prompt: Prompt) -> Tokens:
         """Return what the answer to `prompt` costs."""
         return self._tokens.get(prompt.messages[-1].content) or self._otherwise(prompt)

@@ -15,6 +15,7 @@ from orchestra.model import ChatRequest
 from sim.doors import Door, Refused
 from sim.entropy import Streams
 from sim.journal import ClientRetried
+from sim.sessions import ClientSessions
 from sim.tally import TIMED_OUT, Attempt, Tally, refused
 from sim.workload import Arrival, ClosedLoop, OpenLoop, Part, Recording, RetryBudget, stream_name
 
@@ -46,7 +47,7 @@ class Crowd:
         self._waits = streams.stream(stream_name("clients.retries", part))
         self._tally = tally
         self._budget = RetryBudget(None if clients.retries is None else clients.retries.budget)
-        self._session_ids: dict[str, str] = {}
+        self._sessions = ClientSessions()
 
     async def come(self, arrivals: Iterator[Arrival]) -> None:
         """Let every arrival come at its time, and return when the last client has gone."""
@@ -61,12 +62,17 @@ class Crowd:
         """Let one client want one turn, and return when it has an answer or gives up."""
         loop = asyncio.get_running_loop()
         correlation_id = self._chance.randbytes(CORRELATION_ID_BYTES).hex()
+        self._sessions.begin(arrival, loop.time())
         self._tally.arrive(arrival, correlation_id, self._part.name)
         self._budget.earn()
         last = await self._ask(arrival, correlation_id)
         if last.outcome != "answered" and self._retries is not None:
             last = await self._ask_again(arrival, correlation_id, last)
-        self._tally.finish(arrival, correlation_id, last, loop.time())
+        now = loop.time()
+        self._tally.finish(arrival, correlation_id, last, now)
+        self._sessions.finish(arrival, now)
+        for session_id in self._sessions.past(now):
+            self._tally.leave(session_id)
 
     async def _ask_again(self, arrival: Arrival, correlation_id: str, last: Attempt) -> Attempt:
         """Ask until there is an answer, or it was asked often enough; return how the last attempt ended."""
@@ -83,7 +89,7 @@ class Crowd:
 
     async def _ask(self, arrival: Arrival, correlation_id: str) -> Attempt:
         """Send the turn, in its session where an earlier reply has named that; who has none yet starts a new one."""
-        session_id = self._session_ids.get(arrival.session)
+        session_id = self._sessions.find(arrival.session)
         request = ChatRequest(arrival.message, session_id, arrival.user, self._stream)
         first: list[float] = []
         try:
@@ -97,7 +103,7 @@ class Crowd:
             return Attempt("failed", TIMED_OUT, None, first[0] if first else None)
         except Refused as refusal:
             return refused(refusal.kind, refusal.retry_after_seconds, first[0] if first else None)
-        self._session_ids[arrival.session] = reply.session_id
+        self._sessions.named(arrival.session, reply.session_id)
         return self._tally.acknowledge(reply, first[0] if first else None)
 
 

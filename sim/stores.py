@@ -7,6 +7,7 @@ after the same time, and has then done nothing.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import Random
@@ -23,6 +24,9 @@ from sim.distributions import Distribution, Lognormal
 from sim.injection import Faults
 from sim.quantities import DURATION, Spread, Whole
 from sim.store_faults import StoreName, down
+
+OWNER_MEMORIES_MAX = 16
+MEMORIES_MAX = 20_000
 
 FLEET = "fleet"
 """The hash tag of the fleet's keys, which keeps them in one slot of a Redis Cluster."""
@@ -156,6 +160,30 @@ class ModelledConversations:
     async def ping(self) -> None:
         """Return once the store has answered."""
         await self._wire.cross()
+
+
+class RecentMemories(InProcessMemories):
+    """Keeps the newest memories of each owner, and of all: each recall compares with every one of its owner.
+
+    A user who has come for a simulated week has said thousands of things; those of long ago would make every turn
+    dearer, and hardly ever be the nearest.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_owner: dict[str, deque[str]] = {}
+        self._of_all: deque[str] = deque()
+
+    async def remember(self, memory: Memory) -> None:
+        """Keep `memory`, and forget the oldest where there are too many."""
+        await super().remember(memory)
+        mine = self._of_owner.setdefault(memory.owner, deque())
+        mine.append(memory.id)
+        self._of_all.append(memory.id)
+        if len(mine) > OWNER_MEMORIES_MAX:
+            await self.forget((mine.popleft(),))
+        if len(self._of_all) > MEMORIES_MAX:
+            await self.forget((self._of_all.popleft(),))
 
 
 class ModelledMemories:

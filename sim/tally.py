@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,14 +44,20 @@ class Tally:
     arrived : int
     counts : dict of int
         Turns that ended so far, by outcome.
-    acknowledged : list of (str, str)
-        Session and id of every turn that was answered, be it with an apology: what must never be lost.
+    acknowledged : dict of list of str
+        By session, the ids of the turns that were answered, be it with an apology: what must never be lost.
+    over : list of str
+        Sessions that nobody will come back to.
+    ended : deque of (float, str)
+        When turns ended for their clients, and their messages.
     """
 
     def __init__(self, record: Callable[[WorldEvent], None]) -> None:
         self.arrived = 0
         self.counts: dict[TurnOutcome, int] = {"answered": 0, "failed": 0, "shed": 0}
-        self.acknowledged: list[tuple[str, str]] = []
+        self.acknowledged: dict[str, list[str]] = {}
+        self.over: list[str] = []
+        self.ended: deque[tuple[float, str]] = deque()
         self.record = record
         self._last_at = 0.0
 
@@ -65,13 +72,18 @@ class Tally:
     def finish(self, arrival: Arrival, correlation_id: str, last: Attempt, now: float) -> None:
         """Count how a turn ended: as its last attempt did."""
         self.counts[last.outcome] += 1
+        self.ended.append((now, arrival.message))
         first_s = None if last.first_token_at is None else last.first_token_at - arrival.at
         seconds = now - arrival.at
         self.record(ClientFinished(now, arrival.number, correlation_id, last.outcome, last.error, seconds, first_s))
 
     def acknowledge(self, reply: ChatReply, first_token_at: float | None) -> Attempt:
         """Return how an attempt ended that got `reply`, which is now not to be lost."""
-        self.acknowledged.append((reply.session_id, reply.turn_id))
+        self.acknowledged.setdefault(reply.session_id, []).append(reply.turn_id)
         if reply.engine == APOLOGY:
             return Attempt("shed", APOLOGY, None, first_token_at)
         return Attempt("answered", "", None, first_token_at)
+
+    def leave(self, session_id: str) -> None:
+        """Note that nobody will come back to a session."""
+        self.over.append(session_id)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 
 from orchestra.adapters.embedding import HashingEmbedder
-from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessMemories, InProcessSessions
+from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessSessions
 from orchestra.adapters.inprocess_relay import InProcessHub
-from orchestra.model import Session
-from orchestra.ports import ConversationStore, Ports, SessionStore
+from orchestra.ports import Ports
 from sim import loop, verdict
+from sim.audit import HORIZON_S, Auditor
 from sim.bounds import bounded
 from sim.clients import Clients, Door, DoorName
 from sim.clock import SimClock
@@ -31,14 +31,22 @@ from sim.entropy import Streams
 from sim.evidence import Evidence
 from sim.faults import Fault, Faults, StoreName, kind_of
 from sim.isolation import Leak, isolated
-from sim.journal import Audited, FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
+from sim.journal import FaultEnded, FaultStarted, Journal, RunFinished, RunStarted
 from sim.opening import opened
 from sim.provider import ModelledProvider, Plan, ProviderModel, Tokens
 from sim.provider_faults import ProviderName
 from sim.scenario import Scenario, digest, entering, settings_of
 from sim.schedule import Mode, Prioritised, Schedule, schedule_of
 from sim.store_faults import StoreCrash, StoreFailover
-from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledRelay, ModelledSessions, Wire
+from sim.stores import (
+    ModelledConversations,
+    ModelledFleet,
+    ModelledMemories,
+    ModelledRelay,
+    ModelledSessions,
+    RecentMemories,
+    Wire,
+)
 from sim.tally import Tally
 from sim.tape import Recording
 from sim.verdict import Verdict
@@ -207,8 +215,9 @@ class World:
         self._clock = SimClock(self.env.loop)
         self._plan = Plan()
         self._stores = Stores(
-            InProcessSessions(self._clock), InProcessConversations(), InProcessMemories(), InProcessFleet(self._clock)
+            InProcessSessions(self._clock), InProcessConversations(), RecentMemories(), InProcessFleet(self._clock)
         )
+        self._auditor = Auditor(self._stores.conversations, self._stores.sessions)  # past their wires and faults
         self._relay = ModelledRelay(InProcessHub().join("world"), self._wire("sessions", "relay"))
         self._calls = count(1)
         self._provider = self._modelled(scenario.world.provider, "main", "provider")
@@ -239,8 +248,9 @@ class World:
                 clients = Clients(door, self.scenario.workload, self.streams, self.faults, self._record, self._expect)
                 tally = clients.tally
                 await self._story(clients)
-                stores = self._stores.conversations, self._stores.sessions  # past their wires and faults
-                self._record(await audit(tally.acknowledged, *stores, self.env.now))
+                for session_id, turn_ids in tally.acknowledged.items():
+                    await self._auditor.check(session_id, turn_ids)
+                self._record(self._auditor.found(self.env.now))
                 self._record(RunFinished(self.env.now, tally.arrived, **tally.counts))
         except* Aborted:
             pass
@@ -254,7 +264,9 @@ class World:
         told = scenario.name, self._seed, self._door_name, scenario.duration, scenario.settings, self._mode
         self._record(RunStarted(0.0, *told))
         async with asyncio.TaskGroup() as watching:
-            monitor = watching.create_task(self._monitor(clients.tally))
+            watchers = [watching.create_task(self._monitor(clients.tally))]
+            if scenario.duration > HORIZON_S:
+                watchers.append(watching.create_task(self._stay_small(clients.tally)))
             async with asyncio.TaskGroup() as story:
                 for number, fault in enumerate(scenario.faults):
                     story.create_task(self._inject(number, fault))
@@ -262,7 +274,8 @@ class World:
                         story.create_task(self._archive.keep(fault))
                 story.create_task(clients.come(scenario.duration))
                 story.create_task(_until(scenario.duration))
-            monitor.cancel()
+            for watcher in watchers:
+                watcher.cancel()
 
     def _expect(self, arrival: Arrival) -> None:
         """Let the provider know what an arrival's turn costs."""
@@ -274,6 +287,20 @@ class World:
             self._record(FaultStarted(self.env.now, number, kind_of(fault), fault.what))
             await _until(fault.at + fault.lasts)
         self._record(FaultEnded(self.env.now, number, kind_of(fault), injection.touched))
+
+    async def _stay_small(self, tally: Tally) -> None:
+        """Let the world forget what nobody will ask for any more, after an audit of it.
+
+        Instances that crash and stores that fail over keep theirs to the end: what these lose is found out later.
+        """
+        while True:
+            await asyncio.sleep(HORIZON_S / 10)
+            while tally.ended and tally.ended[0][0] + HORIZON_S <= self.env.now:
+                self._plan.forget(tally.ended.popleft()[1])
+            over, tally.over = tally.over, []
+            if not self._hosted:
+                for session_id in over:
+                    await self._auditor.part_with(session_id, tally.acknowledged.pop(session_id, ()))
 
     async def _monitor(self, tally: Tally) -> None:
         while True:
@@ -331,36 +358,6 @@ class World:
             if provider is not None and (provider.busy or provider.queued):
                 left.append(f"{name}: {provider.busy} calls served and {provider.queued} queued")
         return left
-
-
-async def audit(
-    acknowledged: Sequence[tuple[str, str]], conversations: ConversationStore, sessions: SessionStore, at: float
-) -> Audited:
-    """Compare what clients were told (session and id of each answered turn) with what both stores hold.
-
-    A turn that is in its conversation but beyond its session's version is missing too: the next turn would not know it.
-    A session without a record is made anew from its conversation.
-    """
-    stored: dict[str, list[str]] = {}
-    missing = duplicated = 0
-    for session_id, turn_id in acknowledged:
-        if session_id not in stored:
-            session = await sessions.load(session_id)
-            stored[session_id] = await _turn_ids(session_id, conversations, session)
-        count = stored[session_id].count(turn_id)
-        missing += count == 0
-        duplicated += count > 1
-    return Audited(at, len(acknowledged), missing, duplicated)
-
-
-async def _turn_ids(session_id: str, conversations: ConversationStore, session: Session | None) -> list[str]:
-    """Return the ids of a session's turns that the next turn knows."""
-    found: list[str] = []
-    last = 0
-    while page := await conversations.turns(session_id, after=last):
-        found += [turn.id for turn in page if session is None or turn.number <= session.version]
-        last = page[-1].number
-    return found
 
 
 async def _until(at: float) -> None:

@@ -61,6 +61,10 @@ class InProcessSessions:
         """Forget the session, and refuse to take it back for a while."""
         self._put(session_id, None)
 
+    def forget(self, session_id: str) -> None:
+        """Drop the session as if it had never been: for a world that must stay small."""
+        self._records.pop(session_id, None)
+
     async def ping(self) -> None:
         """Return at once."""
 
@@ -172,6 +176,12 @@ class InProcessConversations:
         for turn_id in turn_ids:
             del self._turns[turn_id]
         return turn_ids
+
+    def forget(self, session_id: str) -> None:
+        """Drop the session as if it had never been: for a world that must stay small."""
+        self._profiles.pop(session_id, None)
+        for row in self._sessions.pop(session_id, []):
+            del self._turns[row.turn.id]
 
     async def ping(self) -> None:
         """Return at once."""

@@ -9,13 +9,14 @@ from orchestra.adapters.inprocess import InProcessConversations, InProcessSessio
 from orchestra.adapters.system import SystemClock
 from orchestra.events import BreakerChanged, TurnFinished
 from orchestra.model import Session, Turn
+from sim.audit import Auditor
 from sim.compare import what_if
 from sim.distributions import Constant
 from sim.journal import Audited, ClientArrived, ClientFinished, FaultEnded, FaultStarted, RunFinished, RunStarted
 from sim.scenario import load, replaying
 from sim.verdict import Status
 from sim.workload import Replay, Row, read_trace
-from sim.world import Aborted, audit, rehearse
+from sim.world import Aborted, rehearse
 
 PROPERTIES = "expectations: [{always: accounted}, {always: durable}, {always: no_defects}]\n"
 
@@ -186,8 +187,10 @@ def test_an_audit_finds_turns_that_were_acknowledged_and_are_not_stored():
         await conversations.append(Turn("u1", "unsaved", 1, "c", "m", "r", "e", "m", 0.0), "user:ada")
         sessions = InProcessSessions(SystemClock())
         await sessions.save(Session("s", "user:ada", version=2, created_at=0.0, updated_at=0.0), expected=None)
-        told = [("s", "t1"), ("s", "t2"), ("s", "t3"), ("unsaved", "u1")]
-        return await audit(told, conversations, sessions, 5.0)
+        auditor = Auditor(conversations, sessions)
+        await auditor.check("s", ["t1", "t2", "t3"])
+        await auditor.check("unsaved", ["u1"])
+        return auditor.found(5.0)
 
     assert asyncio.run(main()) == Audited(5.0, 4, 2, 0)
 
