@@ -43,6 +43,10 @@ UNREAD_BYTES_MAX = 32 * 2**20
 """What a subscriber may leave unread before it is cut off: Redis's own ``client-output-buffer-limit pubsub``."""
 
 
+UNORDERED = ("smembers", "sunion", "sinter", "sdiff")
+"""Whose answers Redis gives in any order, and fakeredis in that of the process's string hashes."""
+
+
 class _InOrder(dict[Any, None]):
     """A set that is iterated in the order things were added: fakeredis's own goes by their addresses."""
 
@@ -144,6 +148,10 @@ class _Connection(AsyncFakeSocket):
         """Go on with what the client said while it was blocked."""
         if not self._out.is_closing():
             super().resume()
+
+    def _run_command(self, func: Any, sig: Any, args: list[Any], from_script: bool) -> Any:
+        result = super()._run_command(func, sig, args, from_script)
+        return sorted(result) if sig.name in UNORDERED and isinstance(result, list) else result
 
     def _decode_result(self, result: Any) -> Any:
         return result if isinstance(result, NoResponse) else _Reply(result)
