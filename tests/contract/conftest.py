@@ -28,13 +28,17 @@ from sim.clock import SimClock
 from sim.distributions import Exponential
 from sim.entropy import Streams
 from sim.faults import Faults, StoreName
+from sim.isolation import isolated
+from sim.loop import SimEnvironment
 from sim.loop import run as virtually
+from sim.network import Network
+from sim.resp import Data, serving
 from sim.stores import ModelledConversations, ModelledFleet, ModelledMemories, ModelledRelay, ModelledSessions, Wire
 
-SESSION_STORES = ["inprocess_sessions", "modelled_sessions", "redis_sessions"]
+SESSION_STORES = ["inprocess_sessions", "modelled_sessions", "redis_sessions", "wired_sessions"]
 CONVERSATION_STORES = ["inprocess_conversations", "modelled_conversations", "postgres_conversations"]
-FLEETS = ["inprocess_fleet", "modelled_fleet", "redis_fleet"]
-RELAYS = ["inprocess_relays", "modelled_relays", "redis_relays"]
+FLEETS = ["inprocess_fleet", "modelled_fleet", "redis_fleet", "wired_fleet"]
+RELAYS = ["inprocess_relays", "modelled_relays", "redis_relays", "wired_relays"]
 MEMORY_STORES = ["inprocess_memories", "modelled_memories", "pgvector_memories"]
 
 Store = TypeVar("Store")
@@ -342,6 +346,73 @@ def redis_relays(contract_redis_url: str) -> Contract[Relays]:
             yield Relays(join, die, elapse)
 
     return Contract(make)
+
+
+def _on_network(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a world with a network, cut off from reality."""
+    streams = Streams(0)
+    env = SimEnvironment()
+    Network(env, streams)
+    with isolated(streams, env):
+        virtually(coroutine, env=env)
+
+
+@asynccontextmanager
+async def _modelled_redis() -> AsyncIterator[str]:
+    """The URL of a Redis that is a model, behind bytes of the simulated network."""
+    loop: Any = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        with loop.network.on("redis"):
+            await stack.enter_async_context(serving(Data()))
+        yield "redis://redis:6379"
+
+
+@pytest.fixture
+def wired_sessions() -> Contract[Sessions]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Sessions]:
+        async with _modelled_redis() as url:
+            store = RedisSessions(url, hook=lambda event: None)
+            yield Sessions(store, asyncio.sleep)
+            await store.close()
+
+    return Contract(make, _on_network)
+
+
+@pytest.fixture
+def wired_fleet() -> Contract[Instances]:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Instances]:
+        async with _modelled_redis() as url, AsyncExitStack() as stack:
+
+            async def join() -> Fleet:
+                fleet = RedisFleet(url, seconds_max=10)
+                stack.push_async_callback(fleet.aclose)
+                return fleet
+
+            yield Instances(join, asyncio.sleep)
+
+    return Contract(make, _on_network)
+
+
+@pytest.fixture
+def wired_relays() -> Contract[Relays]:
+    async def die(relay: Relay) -> None:
+        assert isinstance(relay, RedisRelay)
+        await relay.aclose()
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Relays]:
+        async with _modelled_redis() as url, AsyncExitStack() as stack:
+
+            async def join(instance: str) -> Relay:
+                relay = RedisRelay(url, instance=instance, hook=lambda event: None)
+                stack.push_async_callback(relay.aclose)
+                return relay
+
+            yield Relays(join, die, asyncio.sleep)
+
+    return Contract(make, _on_network)
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from orchestra import limits
 from orchestra.adapters.offline import OfflineProvider
+from orchestra.adapters.openai import OpenAIProvider
 from orchestra.model import Chunk, Delta, Finish, Message, Prompt, Recollection, Sampling
 from orchestra.ports import Provider
+from sim.clock import SimClock
 from sim.entropy import Streams
 from sim.faults import Faults
+from sim.isolation import isolated
 from sim.loop import SimEnvironment
 from sim.loop import run as virtually
+from sim.network import Network
+from sim.openai_server import serving
 from sim.provider import ModelledProvider, ProviderModel
 
 Check = Callable[[Provider], Awaitable[None]]
@@ -37,7 +43,36 @@ def on_modelled(check: Check, _: Any) -> None:
     virtually(check(provider), env=env)
 
 
-RUNNERS = {"offline": on_offline, "openai": on_openai, "modelled": on_modelled}
+def on_wired(check: Check, _: Any) -> None:
+    """The real adapter, bytes on the simulated network, and the modelled provider behind them."""
+    streams = Streams(0)
+    env = SimEnvironment()
+    network = Network(env, streams)
+    modelled = ModelledProvider(env, ProviderModel(capacity=2), streams.stream("provider"), Faults())
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            with network.on("llm"):
+                await stack.enter_async_context(serving(modelled))
+            adapter = OpenAIProvider(
+                base_url="http://llm/v1",
+                key="k",
+                model="m",
+                timeout_seconds=60,
+                first_token_seconds=30,
+                connections_max=50,
+                clock=SimClock(env.loop),
+            )
+            await check(adapter)
+            await adapter.aclose()
+            await asyncio.sleep(1)  # what is closed reaches the other side
+        assert (modelled.busy, modelled.queued) == (0, 0)
+
+    with isolated(streams, env):
+        virtually(main(), env=env)
+
+
+RUNNERS = {"offline": on_offline, "openai": on_openai, "modelled": on_modelled, "wired": on_wired}
 
 
 @pytest.fixture(params=RUNNERS)
