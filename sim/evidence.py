@@ -14,7 +14,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from orchestra.events import (
     BreakerChanged,
@@ -171,6 +171,11 @@ class Evidence:
     journal : Journal
         Whose entries are read; those of an empty one that is about to be filled come by `read`.
 
+    Raises
+    ------
+    ValueError
+        The journal is a sampled one that was read from a file.
+
     Attributes
     ----------
     journal : Journal
@@ -303,6 +308,12 @@ class Evidence:
         self.faults[entry.fault] = (*self.faults[entry.fault][:2], entry.at)
         self.touched[entry.fault] = entry.touched
 
+    def _refuse(self, _: told.IntervalCounted) -> NoReturn:
+        raise ValueError(
+            "a sampled journal does not tell of every turn, so nothing can be judged by it or drawn from it: "
+            "take Run.evidence, which saw them all, or read the counts from Journal.frame()"
+        )
+
     def _audit(self, entry: told.Audited) -> None:
         self.audited = entry
 
@@ -357,7 +368,9 @@ class Evidence:
     @cached_property
     def answered(self) -> Sequence[float]:
         """When clients got their answers, in order; not to be asked before all was read."""
-        return array("d", sorted(each.at + each.seconds for each in self.sent if each.outcome == "answered"))
+        columns = self.arrived
+        rows = zip(columns.at, columns.seconds, columns.codes, strict=True)
+        return array("d", sorted(at + seconds for at, seconds, code in rows if code == _CODES["answered"]))
 
     def window(self, kind: str, subject: str) -> Window | None:
         """Return a window's bounds; None where the fault it refers to never came."""
@@ -424,6 +437,7 @@ _TAKES: dict[type, Callable[[Evidence, Any], None]] = {
     told.FaultStarted: Evidence._start_fault,
     told.FaultEnded: Evidence._end_fault,
     told.Audited: Evidence._audit,
+    told.IntervalCounted: Evidence._refuse,
     TurnStarted: Evidence._open_turn,
     TurnFinished: Evidence._close_turn,
     ConnectionOpened: Evidence._open_connection,

@@ -379,6 +379,11 @@ class Journal:
         self.settle()
         return iter(self._entries)
 
+    @property
+    def sampled(self) -> bool:
+        """Whether some of what is recorded is not kept, so that what it holds is not the whole story."""
+        return self._kept is not list
+
     def record(self, entry: Entry) -> None:
         """Append `entry`. This is the hook that the orchestra and the world tell."""
         self._fresh.append(entry)

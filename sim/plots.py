@@ -8,7 +8,7 @@ things drawn is bounded, whatever the number of turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from orchestra.events import BreakerChanged, CallFinished
 from sim.evidence import ALL_FAULTS, LEVELS, Evidence, Window
+from sim.evidence import OUTCOMES as ENDINGS
 from sim.ink import (
     BLUE,
     HATCH,
@@ -42,7 +43,7 @@ from sim.ink import (
     tidy,
     time_axis,
 )
-from sim.journal import FaultStarted, Journal, ProviderCallEnded, ProviderCallOutlived, RunStarted
+from sim.journal import Entry, Journal, ProviderCallEnded, ProviderCallOutlived
 from sim.measures import MEASURES
 from sim.quantities import show_duration, show_share
 
@@ -89,7 +90,7 @@ class Buckets(NamedTuple):
     p50, p95 : array of float, shape (n,)
         Latency in seconds of the answered turns that arrived in each part; NaN where there were none.
     serving, queued : array of int, shape (n,)
-        Most provider calls at once in each part, served and waiting.
+        Most provider calls at once in each part, served and waiting; all 0 where the journal keeps a sample only.
     """
 
     edges: NDArray[np.float64]
@@ -123,14 +124,18 @@ def timeline(source: Run | Journal, *, width: float = WIDTH_IN, heading: bool = 
     Figure
         Its axes are labelled ``faults`` (where there were any), ``turns``, ``latency``, ``breakers`` (where any call
         was guarded), ``levels`` (where the level changed), ``helped`` (where calls were retried, hedged or answered by
-        a fallback) and ``provider``.
+        a fallback) and ``provider`` (where the journal keeps every call). A sampled journal knows of the breakers that
+        changed only.
     """
-    journal = source if isinstance(source, Journal) else source.journal
-    evidence = Evidence(journal)
+    evidence = _evidence(source)
     buckets = bucketed(evidence)
     states = dict(breaker_states(evidence))
-    helped = {"levels": len(evidence.levels), "helped": len(buckets.helped)}
-    figure, panels = _panels(width, min(len(evidence.faults), LANES_MAX), len(states), helped)
+    shown = {
+        "levels": len(evidence.levels),
+        "helped": len(buckets.helped),
+        "provider": not evidence.journal.sampled,
+    }
+    figure, panels = _panels(width, min(len(evidence.faults), LANES_MAX), len(states), shown)
     for panel in panels.values():
         for _, start, end in list(evidence.faults.values())[:SHADES_MAX]:
             panel.axvspan(start, min(end, buckets.edges[-1]), color=MUTED, alpha=0.16, linewidth=0, zorder=0)
@@ -144,8 +149,9 @@ def timeline(source: Run | Journal, *, width: float = WIDTH_IN, heading: bool = 
         _draw_levels(panels["levels"], evidence, buckets.edges[-1])
     if "helped" in panels:
         _draw_helped(panels["helped"], buckets)
-    _draw_provider(panels["provider"], buckets)
-    time_axis(panels["provider"], buckets.edges[-1])
+    if "provider" in panels:
+        _draw_provider(panels["provider"], buckets)
+    time_axis(list(panels.values())[-1], buckets.edges[-1])
     if heading:
         figure.suptitle(_heading(evidence), x=0.012, ha="left", color=INK, weight="bold", size=12, parse_math=False)
     return figure
@@ -162,8 +168,7 @@ def answered_within(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure
     width : float
         Inches.
     """
-    journal = source if isinstance(source, Journal) else source.journal
-    evidence = Evidence(journal)
+    evidence = _evidence(source)
     figure = Figure(figsize=(width, 3.6), layout="constrained")
     axes = figure.add_subplot(label="answered_within")
     curves = {name: latencies for name, latencies in phases(evidence).items() if len(latencies)}
@@ -200,7 +205,7 @@ def goodput(runs: Mapping[str, Run | Journal], *, width: float = WIDTH_IN) -> Fi
     Figure
         Its axes are labelled ``goodput`` and ``amplification``.
     """
-    found = {name: Evidence(source if isinstance(source, Journal) else source.journal) for name, source in runs.items()}
+    found = {name: _evidence(source) for name, source in runs.items()}
     first = next(iter(found.values()))
     edges = _edges(_end(first), GOODPUT_PARTS_MAX)
     figure = Figure(figsize=(width, 4.6), layout="constrained")
@@ -244,11 +249,10 @@ def latency_heat(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure:
     Figure
         Its axes are labelled ``unanswered`` and ``latency_heat``.
     """
-    evidence = Evidence(source if isinstance(source, Journal) else source.journal)
+    evidence = _evidence(source)
     edges = _edges(_end(evidence), HEAT_PARTS_MAX)
-    at = np.array([turn.at for turn in evidence.sent])
-    seconds = np.array([turn.seconds for turn in evidence.sent])
-    answered = np.array([turn.outcome == "answered" for turn in evidence.sent], dtype=bool)
+    at, seconds, outcomes = _ended(evidence)
+    answered = outcomes == "answered"
     took = np.maximum(seconds[answered], HEAT_FLOOR_S)
     rows = np.geomspace(took.min(initial=1.0) / 1.05, took.max(initial=1.0) * 1.05, HEAT_ROWS + 1)
     counts, _, _ = np.histogram2d(at[answered], took, (edges, rows))
@@ -284,9 +288,7 @@ def latency_heat(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure:
 def bucketed(evidence: Evidence) -> Buckets:
     """Cut a run into at most `BUCKETS_MAX` parts and count in each."""
     edges = _edges(_end(evidence))
-    at = np.array([turn.at for turn in evidence.sent])
-    seconds = np.array([turn.seconds for turn in evidence.sent])
-    outcomes = np.array([turn.outcome for turn in evidence.sent], dtype=object)
+    at, seconds, outcomes = _ended(evidence)
     counts = {name: np.histogram(at[outcomes == name], edges)[0] for name in OUTCOMES}
     answered = outcomes == "answered"
     last = len(edges) - 2
@@ -297,7 +299,7 @@ def bucketed(evidence: Evidence) -> Buckets:
     for (_, what), times in evidence.helped.items():
         helped.setdefault(what, []).extend(times)
     helps = {name: np.histogram(helped[name], edges)[0] for name in sorted(helped)[: len(LINES)]}
-    serving, queued = _provider_load(evidence.journal, edges)
+    serving, queued = _provider_load(() if evidence.journal.sampled else evidence.journal, edges)
     return Buckets(edges, counts, attempts, helps, p50, p95, serving, queued)
 
 
@@ -305,7 +307,7 @@ def breaker_states(evidence: Evidence) -> Iterator[tuple[str, list[tuple[float, 
     """Yield each guarded target and its states as (start, end, state) in seconds, without gaps, to the run's end."""
     end = _edges(_end(evidence))[-1]
     changes: dict[str, list[BreakerChanged]] = {}
-    for entry in evidence.journal:
+    for entry in evidence.changes if evidence.journal.sampled else evidence.journal:
         if isinstance(entry, BreakerChanged):
             changes.setdefault(entry.breaker, []).append(entry)
         elif isinstance(entry, CallFinished):
@@ -324,19 +326,30 @@ def phases(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
     windows = {name: evidence.window(name, ALL_FAULTS) for name in PHASES}
     if not evidence.faults:
         windows = {"whole run": evidence.window("always", "run")}
+    at, seconds, outcomes = _ended(evidence)
+    took = np.where(outcomes == "answered", seconds, np.inf)
     return {
-        name: np.array([turn.seconds if turn.outcome == "answered" else np.inf for turn in evidence.turns(window)])
-        for name, window in windows.items()
-        if window is not None
+        name: took[(at >= window.start) & (at < window.end)] for name, window in windows.items() if window is not None
     }
+
+
+def _evidence(source: Run | Journal) -> Evidence:
+    """Return what was gathered of a run, also where its journal keeps a sample only."""
+    return Evidence(source) if isinstance(source, Journal) else source.evidence
+
+
+def _ended(evidence: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
+    """Return when the turns arrived that have ended, after how long they did, and how."""
+    columns = evidence.arrived
+    codes = np.frombuffer(bytes(columns.codes), dtype=np.uint8)
+    ended = codes < len(ENDINGS)
+    return np.array(columns.at)[ended], np.array(columns.seconds)[ended], np.array(ENDINGS)[codes[ended]]
 
 
 def _end(evidence: Evidence) -> float:
     """Return when arrivals end, or the last change that matters if that is later."""
     moments = [evidence.duration_s, 1.0, *(change.at for change in evidence.changes)]
-    if evidence.sent:
-        moments.append(evidence.sent[-1].at)
-    return max(moments)
+    return max([*moments, *_ended(evidence)[0][-1:]])
 
 
 def _edges(end: float, parts_max: int = BUCKETS_MAX) -> NDArray[np.float64]:
@@ -353,14 +366,18 @@ def _quantiles(
     return p50, p95
 
 
-def _provider_load(journal: Journal, edges: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _provider_load(journal: Iterable[Entry], edges: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the most calls served, and the most that waited, at once in each part.
 
     A call that a cut-off journal does not see end is left out; one that outlives its caller is served to its own end.
     Calls of an alternate provider are another's load.
     """
-    ended = [entry for entry in journal if isinstance(entry, ProviderCallEnded) and entry.provider == "main"]
-    outlived = {entry.call: entry.seconds for entry in journal if isinstance(entry, ProviderCallOutlived)}
+    ended, outlived = [], {}
+    for entry in journal:
+        if isinstance(entry, ProviderCallEnded) and entry.provider == "main":
+            ended.append(entry)
+        elif isinstance(entry, ProviderCallOutlived):
+            outlived[entry.call] = entry.seconds
     left = np.array([entry.at for entry in ended])
     took = np.array([entry.seconds for entry in ended])
     queued = np.array([entry.queued_seconds for entry in ended])
@@ -401,17 +418,16 @@ def _cumulative(latencies: NDArray[np.float64], longest: float) -> tuple[NDArray
 
 
 def _heading(evidence: Evidence) -> str:
-    counts = {name: sum(turn.outcome == name for turn in evidence.sent) for name in OUTCOMES}
-    started = next((entry for entry in evidence.journal if isinstance(entry, RunStarted)), None)
-    name = short(started.scenario, 60) if started else "run"
-    answered, failed, shed = counts.values()
-    return f"{name}: {answered:,} of {len(evidence.sent):,} turns answered, {failed:,} failed, {shed:,} shed"
+    name = short(evidence.scenario, 60) or "run"
+    answered, failed, shed = (evidence.arrived.count(outcome) for outcome in OUTCOMES)
+    ended = answered + failed + shed
+    return f"{name}: {answered:,} of {ended:,} turns answered, {failed:,} failed, {shed:,} shed"
 
 
 # --- panels -------------------------------------------------------------------------------------------------------
 
 
-def _panels(width: float, faults: int, breakers: int, helped: dict[str, int]) -> tuple[Figure, dict[str, Axes]]:
+def _panels(width: float, faults: int, breakers: int, others: dict[str, int]) -> tuple[Figure, dict[str, Axes]]:
     """Stack the panels that there is something to draw in, on one time axis."""
     heights = {
         "faults": 0.28 * faults + 0.1,
@@ -422,7 +438,7 @@ def _panels(width: float, faults: int, breakers: int, helped: dict[str, int]) ->
         "helped": 1.1,
         "provider": 1.4,
     }
-    absent = {"faults": not faults, "breakers": not breakers} | {name: not count for name, count in helped.items()}
+    absent = {"faults": not faults, "breakers": not breakers} | {name: not count for name, count in others.items()}
     shown = [name for name in heights if not absent.get(name)]
     ratios = [heights[name] for name in shown]
     figure = Figure(figsize=(width, sum(ratios) + 0.5 * len(shown) + 0.6), layout="constrained")
@@ -435,14 +451,13 @@ def _panels(width: float, faults: int, breakers: int, helped: dict[str, int]) ->
 
 
 def _draw_faults(axes: Axes, evidence: Evidence, end: float) -> None:
-    whats = {entry.fault: entry.what for entry in evidence.journal if isinstance(entry, FaultStarted)}
     lanes = list(evidence.faults.items())[:LANES_MAX]
     for lane, (number, (_, start, stop)) in enumerate(lanes):
         shown = min(stop, end)
         axes.broken_barh([(start, shown - start)], (lane - 0.4, 0.8), color=MUTED, linewidth=0)
         where, side = (shown, "left") if start + shown < 1.4 * end else (start, "right")
         axes.annotate(
-            short(whats[number], LABEL_CHARS_MAX),
+            short(evidence.whats[number], LABEL_CHARS_MAX),
             (where, lane),
             xytext=(5 if side == "left" else -5, 0),
             textcoords="offset points",

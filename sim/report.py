@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 
 from sim import ink, plots
 from sim.evidence import WHOLE_RUN, Evidence
-from sim.journal import FaultEnded
 from sim.quantities import show_duration, show_factor, show_share
 from sim.schedule import MODES, ORDERS
 from sim.verdict import Status, Verdict
@@ -42,6 +41,10 @@ HEADLINES = {
 }
 STATE_CLASSES = {"OPEN": "bad", "CLOSED": "good"}
 LEVEL_CLASSES = {"NORMAL": "good", "EMERGENCY": "bad", "MAINTENANCE": "bad"}
+SAMPLED = (
+    ": a sample. The verdict and this page saw every turn, but neither each call of the provider "
+    "nor breakers that stayed closed, so these are not drawn."
+)
 OUTCOME_MEANINGS = {
     "answered": "and stored before the client was told",
     "failed": "the client got an error, or gave up",
@@ -69,7 +72,7 @@ def write(run: Run, path: Path, again: str = "") -> None:
 
 def page(run: Run, again: str = "") -> str:
     """Return the whole page."""
-    evidence = Evidence(run.journal)
+    evidence = run.evidence
     verdict = run.verdict
     return _PAGE.substitute(
         style=_STYLE,
@@ -114,7 +117,7 @@ def _meaning(verdict: Verdict) -> str:
 
 def _facts(run: Run, evidence: Evidence) -> str:
     count = run.verdict.accounting
-    answered = [turn.seconds for turn in evidence.sent if turn.outcome == "answered"]
+    answered = evidence.arrived.latencies()
     p50, p95 = np.quantile(answered, (0.5, 0.95)) if answered else (np.nan, np.nan)
     share = count.answered / count.arrivals if count.arrivals else np.nan
     facts = [
@@ -200,11 +203,10 @@ def _failures(verdict: Verdict) -> str:
 def _faults(verdict: Verdict, evidence: Evidence) -> str:
     if not verdict.faults:
         return "<p>None were injected.</p>"
-    ended = {entry.fault for entry in evidence.journal if isinstance(entry, FaultEnded)}
     rows = []
     for fault in verdict.faults:
         _, start, end = evidence.faults[fault.fault]
-        until = ink.clock(end) if fault.fault in ended else "never lifted"
+        until = ink.clock(end) if fault.fault in evidence.touched else "never lifted"
         touched = f"{fault.touched:,}" if fault.touched else '<span class="no">0: it proved nothing</span>'
         rows.append((_text(fault.what), f"<code>{_text(fault.kind)}</code>", ink.clock(start), until, touched))
     heads = ("Fault", "Kind", "From", "To", "Operations changed")
@@ -273,7 +275,7 @@ def _again(run: Run, again: str) -> str:
         ("Seed", f"{run.seed}"),
         ("Door", _text(run.door)),
         ("Order of ready callbacks", _text(ORDERS[run.mode])),
-        ("Entries in the journal", f"{len(run.journal):,}"),
+        ("Entries in the journal", f"{len(run.journal):,}{SAMPLED if run.journal.sampled else ''}"),
         ("Digest of the journal", f"<code>{run.journal.digest}</code>"),
         ("Exit code", f"{run.verdict.exit_code}"),
     ]
