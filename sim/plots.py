@@ -349,7 +349,7 @@ def _ended(evidence: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64]
 def _end(evidence: Evidence) -> float:
     """Return when arrivals end, or the last change that matters if that is later."""
     moments = [evidence.duration_s, 1.0, *(change.at for change in evidence.changes)]
-    return max([*moments, *_ended(evidence)[0][-1:]])
+    return float(max([*moments, *_ended(evidence)[0][-1:]]))
 
 
 def _edges(end: float, parts_max: int = BUCKETS_MAX) -> NDArray[np.float64]:
