@@ -27,10 +27,12 @@ from sim import scenario as scenarios
 from sim.clients import DOORS, DoorName
 from sim.forms import Unreadable, nearest
 from sim.isolation import Leak
+from sim.journal import Journal, Keep
 from sim.loop import Deadlock, Livelock
-from sim.quantities import show_duration
+from sim.quantities import duration, show_duration
 from sim.scenario import Scenario
 from sim.schedule import MODES
+from sim.streaming import DigestJournal, FileJournal, Sample
 from sim.tape import Recording
 from sim.verdict import Status
 from sim.workload import Replay, TraceBroken, read_trace
@@ -60,7 +62,13 @@ def run(
         0
     ],
     tape: Annotated[Path | None, typer.Option(help="Write the run's choices here, for `replay`.")] = None,
-    journal: Annotated[Path | None, typer.Option(help="Write what happened here, as JSON lines.")] = None,
+    journal: Annotated[Path | None, typer.Option(help="Write what happened here, as JSON lines, as it goes.")] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            help="Journal levels, breakers and faults, and of turns their counts each so long, such as 10min."
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a report with plots here, as one HTML file.")] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Replay recorded arrivals (TIMESTAMP,ContextTokens,GeneratedTokens).")
@@ -74,7 +82,8 @@ def run(
             _refuse_unwritable(path)
         recording = Recording() if tape is not None else None
         try:
-            done = rehearse(story, seed=seed, door=way_in, mode=order, tape=recording, watch=watch)
+            kept = _kept(journal, sample, reported=report is not None)
+            done = rehearse(story, seed=seed, door=way_in, mode=order, tape=recording, watch=watch, journal=kept)
         except Unreadable as wrong:
             _fail(str(wrong), Status.INVALID)
         except (Leak, Deadlock, Livelock) as defect:
@@ -82,8 +91,6 @@ def run(
         finally:
             if tape is not None and recording is not None and recording.over:
                 recording.tape.write(tape)
-    if journal is not None:
-        done.journal.write(journal)
     if report is not None:
         from sim import report as reports  # noqa: PLC0415 - draws with matplotlib, which takes a second to import
 
@@ -126,6 +133,24 @@ def _recorded(path: Path) -> Replay:
         return read_trace(path)
     except OSError as wrong:
         raise TraceBroken(str(path), f"cannot be read ({wrong.strerror}): check the path") from None
+
+
+def _kept(path: Path | None, sample: str | None, *, reported: bool) -> Journal:
+    """Return the journal to fill: one that holds no more in memory than somebody will ask for."""
+    if sample is not None and reported:
+        _fail("a report draws the turns that a sample leaves out: give --report or --sample, not both", Status.INVALID)
+    keep: Keep = list
+    if sample is not None:
+        try:
+            interval_s = duration(sample)
+        except ValueError as wrong:
+            _fail(f"--sample: {wrong}", Status.INVALID)
+        if interval_s == 0:
+            _fail("--sample: 0 is no interval: write how long one is, such as 10min", Status.INVALID)
+        keep = Sample(interval_s)
+    if path is not None:
+        return FileJournal(path, keep=keep)
+    return Journal() if reported else DigestJournal(keep=keep)
 
 
 def _door(name: str) -> DoorName:

@@ -1,8 +1,9 @@
 """Journals of long runs: one that keeps its entries in a file as they come, and what a sample leaves of them.
 
 A turn's dozen entries take 2 kB, so a simulated week would fill a machine's memory. `FileJournal` holds one batch of
-entries; whoever reads it reads the file. `Sample` goes further: it leaves out what is told of every turn, and counts it
-by the interval instead. Both are complete for the verdict, whose evidence sees every entry as it comes.
+entries; whoever reads it reads the file. `DigestJournal` is for runs whose story nobody reads. `Sample` goes further:
+it leaves out what is told of every turn, and counts it by the interval instead. All are complete for the verdict,
+whose evidence sees every entry as it comes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,51 @@ OF_EVERY_TURN = frozenset(
 """What a sample leaves out; what remains are levels, breakers, faults, operators, defects, and the run's own marks."""
 
 
-class FileJournal(Journal):
-    """A journal in a file, written as it goes, with its digest.
+class NotKept(Exception):
+    """Somebody reads a journal that kept nothing."""
+
+
+class DigestJournal(Journal):
+    """A journal that keeps nothing but its digest and the number of its entries.
+
+    Parameters
+    ----------
+    keep : callable
+        See `Journal`; what it leaves out is not of the digest.
+    """
+
+    def __init__(self, *, keep: Keep = list) -> None:
+        super().__init__(keep=keep)
+        self._sum = hashlib.sha256()
+        self._count = 0
+
+    def __len__(self) -> int:
+        self.settle()
+        return self._count
+
+    def __iter__(self) -> Iterator[Entry]:
+        if len(self):
+            raise NotKept("this journal kept none of its entries: let the run fill a Journal, or a FileJournal")
+        return iter(())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the lines, as of any journal; it is made up as they come."""
+        self.settle()
+        return self._sum.hexdigest()
+
+    def _take(self, entries: list[Entry]) -> None:
+        lines = encode(entries)
+        self._sum.update(lines)
+        self._count += len(entries)
+        self._write(lines)
+
+    def _write(self, lines: bytes) -> None:
+        """Do nothing with them."""
+
+
+class FileJournal(DigestJournal):
+    """A journal in a file, written as it goes.
 
     Parameters
     ----------
@@ -50,34 +94,18 @@ class FileJournal(Journal):
         super().__init__(keep=keep)
         self.path = path
         self._file = path.open("wb")
-        self._sum = hashlib.sha256()
-        self._count = 0
-
-    def __len__(self) -> int:
-        self.settle()
-        return self._count
 
     def __iter__(self) -> Iterator[Entry]:
         self.settle()
-        self._file.flush()
         return decoded(self.path)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the lines, as of any journal; it was made up while they were written."""
-        self.settle()
-        return self._sum.hexdigest()
 
     def close(self) -> None:
         """Take no more, and let everybody see the whole file."""
         super().close()
         self._file.flush()
 
-    def _take(self, entries: list[Entry]) -> None:
-        lines = encode(entries)
+    def _write(self, lines: bytes) -> None:
         self._file.write(lines)
-        self._sum.update(lines)
-        self._count += len(entries)
 
 
 class Sample:
@@ -103,8 +131,8 @@ class Sample:
         for entry in entries:
             if entry.at >= self._ends_s:
                 kept += self._counted(entry.at)
-            if type(entry) is told.RunFinished:
-                kept.append(self._count())
+            if type(entry) is told.RunFinished and (self._arrivals or any(self._ended.values())):
+                kept.append(self._count(entry.at))  # the interval that the end has cut short
             if type(entry) in OF_EVERY_TURN:
                 self._add(entry)
             else:
@@ -125,14 +153,14 @@ class Sample:
     def _counted(self, now: float) -> Iterator[Entry]:
         """Yield the counts of the intervals that have ended by `now`, also of those in which nothing came."""
         while now >= self._ends_s:
-            yield self._count()
+            yield self._count(self._ends_s)
             self._ends_s += self._interval_s
 
-    def _count(self) -> IntervalCounted:
-        """Return what came and ended in the interval so far, and begin to count anew."""
+    def _count(self, at: float) -> IntervalCounted:
+        """Return what came and ended in the interval until `at`, and begin to count anew."""
         p50, p95 = (percentile(self._answered_s, q) for q in (0.50, 0.95))
         count = IntervalCounted(
-            at=self._ends_s,
+            at=at,
             arrivals=self._arrivals,
             retried=self._retried,
             **self._ended,
