@@ -8,13 +8,26 @@ of it is a matter of seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
-from orchestra.adapters.inprocess import InProcessConversations, InProcessSessions
+from orchestra.adapters.inprocess import InProcessConversations
 from orchestra.model import Session
 from orchestra.ports import ConversationStore
 from sim.journal import Audited
 
 HORIZON_S = 600.0
+
+
+class Sessions(Protocol):
+    """The sessions of a world, as they are."""
+
+    async def load(self, session_id: str) -> Session | None:
+        """Return the session, or None where there is none."""
+        ...
+
+    def forget(self, session_id: str) -> None:
+        """Let what is kept of the session go."""
+        ...
 
 
 class Auditor:
@@ -26,7 +39,7 @@ class Auditor:
         Past their wires and faults.
     """
 
-    def __init__(self, conversations: InProcessConversations, sessions: InProcessSessions) -> None:
+    def __init__(self, conversations: InProcessConversations, sessions: Sessions) -> None:
         self._conversations = conversations
         self._sessions = sessions
         self._checked = self._missing = self._duplicated = 0

@@ -34,8 +34,10 @@ from sim.forms import (
     read_yaml,
     write_yaml,
 )
+from sim.network_faults import LinkFault
 from sim.provider import ProviderModel
 from sim.quantities import DURATION, show_duration
+from sim.store_faults import StoreDown
 from sim.stores import StoresModel
 from sim.workload import (
     KINDS,
@@ -69,6 +71,9 @@ class WorldModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     stores: StoresModel = StoresModel()
     deployment: DeploymentModel = DeploymentModel()
+    wire: Annotated[
+        bool, "whether the real adapters reach provider and Redis over a simulated network, which costs time"
+    ] = False
 
 
 def settings_of(chosen: Mapping[str, Plain]) -> Settings:
@@ -138,6 +143,7 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             for path, message in self.world.deployment.problems_of(fault):
                 yield f"faults[{index}].{kind_of(fault)}.{path}", message
         yield from self._without_alternate()
+        yield from self._around_the_wire()
         kinds = [kind_of(fault) for fault in self.faults]
         for index, expectation in enumerate(self.expectations):
             window, subject = expectation.window
@@ -168,6 +174,21 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     yield path, "there is no alternate: describe it in `world.alternate`, or write main"
         elif "alternate" not in settings_of(self.settings).guards.unified.fallbacks:
             yield "world.alternate", "is never asked: name alternate in guards.unified.fallbacks, or remove it"
+
+    def _around_the_wire(self) -> Iterator[tuple[str, str]]:
+        """Yield what needs a simulated network and has none, or cannot be where there is one."""
+        world = self.world
+        if world.wire and needs_hosts(world.deployment, world.stores, self.faults):
+            yield "world.wire", "instances that crash or are several, and stores that do, have none: remove it"
+        for index, fault in enumerate(self.faults):
+            path = f"faults[{index}].{kind_of(fault)}"
+            if isinstance(fault, LinkFault):
+                if not world.wire:
+                    yield path, "there is no network: write `wire: true` in `world`"
+                if fault.to == "alternate" and world.alternate is None:
+                    yield f"{path}.to", "there is no alternate: describe it in `world.alternate`"
+            elif world.wire and isinstance(fault, StoreDown) and fault.store == "sessions":
+                yield path, "these sessions are a Redis at the end of a network: use `link_reset` with `to: redis`"
 
     def _outside(self, path: str, fault: Fault) -> Iterator[tuple[str, str]]:
         end = fault.at + fault.lasts

@@ -18,6 +18,7 @@ from itertools import count
 from orchestra.adapters.embedding import HashingEmbedder
 from orchestra.adapters.inprocess import InProcessConversations, InProcessFleet, InProcessSessions
 from orchestra.adapters.inprocess_relay import InProcessHub
+from orchestra.config import Settings
 from orchestra.ports import Ports
 from sim import loop, verdict
 from sim.audit import HORIZON_S, Auditor
@@ -324,9 +325,24 @@ class World:
             async with deployed(around) as (door, self._archive):
                 yield door
             return
+        async with (
+            self._reached(ports, settings) as reached,
+            opened(reached, settings, self._door_name, left_behind) as orchestra,
+        ):
+            yield orchestra.door
+
+    @asynccontextmanager
+    async def _reached(self, ports: Ports, settings: Settings) -> AsyncIterator[Ports]:
+        """Give the ports of one orchestra: the modelled ones, or real adapters that reach the models by a network."""
         try:
-            async with opened(ports, settings, self._door_name, left_behind) as orchestra:
-                yield orchestra.door
+            if not self.scenario.world.wire:
+                yield ports
+                return
+            from sim.wired import wired  # noqa: PLC0415 - it needs the extra `lab`
+
+            async with wired(self.env, self.streams, self.faults, ports, settings) as (real, sessions):
+                self._auditor = Auditor(self._stores.conversations, sessions)
+                yield real
         finally:
             await self._relay.aclose()
 
