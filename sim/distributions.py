@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Annotated
@@ -50,6 +51,11 @@ class Exponential(Struct, frozen=True, tag="exponential"):
         return -self.mean * math.log(1.0 - chance.random())
 
 
+@lru_cache(maxsize=1024)  # a turn draws from a few distributions fifteen times
+def _sigma(median: float, p95: float) -> float:
+    return math.log(p95 / median) / _Z95
+
+
 class Lognormal(Struct, frozen=True, tag="lognormal"):
     """Skewed to the right, as service times are; given by its median and its 95th percentile."""
 
@@ -64,7 +70,7 @@ class Lognormal(Struct, frozen=True, tag="lognormal"):
     @property
     def sigma(self) -> float:
         """Standard deviation of the logarithm."""
-        return math.log(self.p95 / self.median) / _Z95
+        return _sigma(self.median, self.p95)
 
     @property
     def mean(self) -> float:
@@ -73,7 +79,8 @@ class Lognormal(Struct, frozen=True, tag="lognormal"):
 
     def draw(self, chance: random.Random) -> float:
         """Return a sample by inversion (Wichura's AS 241, as in `statistics.NormalDist`)."""
-        return self.median * math.exp(self.sigma * _STANDARD.inv_cdf(max(chance.random(), _TINY)))
+        z = _STANDARD.inv_cdf(chance.random() or _TINY)
+        return self.median * math.exp(_sigma(self.median, self.p95) * z)
 
 
 class Gamma(Struct, frozen=True, tag="gamma"):

@@ -299,7 +299,7 @@ def _shaper(kind: type[Struct]) -> Callable[[Any], Any]:
         values = list(astuple(entry))
         for place in places:
             if (value := values[place]) is not None:
-                values[place] = rounded(value)
+                values[place] = round(value * PER_SECOND) / PER_SECOND  # `rounded`, without the call
         return kind(*values)
 
     if kind is not events.UnexpectedError:
@@ -362,10 +362,13 @@ class Journal:
     ----------
     readers : list of callable
         Each is given every entry that is recorded from now on, kept or not.
+    failure : OSError or None
+        Why no more can be kept.
     """
 
     def __init__(self, entries: Iterable[Entry] = (), *, keep: Keep = list) -> None:
         self.readers: list[Reader] = []
+        self.failure: OSError | None = None
         self._entries: list[Entry] = list(entries)
         self._kept = keep
         self._fresh: list[Entry] = []

@@ -79,7 +79,7 @@ class Wire:
             The store is down.
         """
         await asyncio.sleep(self._latency.draw(self._chance))
-        if down(self._faults, self._store):
+        if not self._faults.calm and down(self._faults, self._store):
             raise StoreUnavailable(f"the {self._store} store is down: try again", retry_after_seconds=1)
 
 
