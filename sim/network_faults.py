@@ -11,12 +11,12 @@ from msgspec import Struct, field
 from sim.distributions import Distribution
 from sim.injection import Faults, Injection
 from sim.links import Condition
-from sim.network import Network
+from sim.network import DEFAULT_HOST, Network
 from sim.quantities import DURATION, Spread, lasting
 
 Peer = Literal["redis", "provider", "alternate"]
-SERVICE = "orchestra"
-"""The host that the service runs on."""
+SERVICE = DEFAULT_HOST
+"""The host that the service runs on: what it starts in a context of its own must be there too."""
 
 
 class _Link(Struct, frozen=True, kw_only=True):

@@ -24,26 +24,24 @@ from sim.entropy import Streams
 from sim.injection import Faults
 from sim.loop import SimEnvironment
 from sim.network import Network
-from sim.network_faults import SERVICE, Peer, carry_out_on
+from sim.network_faults import Peer, carry_out_on
 from sim.provider import MODEL
 
 REDIS = "redis"
-URL = f"redis://{REDIS}:{resp.PORT}"
-AUDITOR = "auditor"
-"""A host that no fault cuts off."""
+AUDITED = "audited"
+"""A host with the same data, which no fault cuts off."""
+INSTANCE = "orchestra"
 
 
 class AuditedSessions:
-    """The sessions in Redis as an auditor reads them, over a network without faults."""
+    """The sessions in Redis as an auditor reads them, past all faults."""
 
-    def __init__(self, network: Network, store: RedisSessions) -> None:
-        self._network = network
+    def __init__(self, store: RedisSessions) -> None:
         self._store = store
 
     async def load(self, session_id: str) -> Session | None:
         """Return the session, or None where there is none."""
-        with self._network.on(AUDITOR):
-            return await self._store.load(session_id)
+        return await self._store.load(session_id)
 
     def forget(self, session_id: str) -> None:
         """Leave it to Redis, whose sessions expire."""
@@ -53,23 +51,24 @@ class AuditedSessions:
 async def wired(
     env: SimEnvironment, streams: Streams, faults: Faults, ports: Ports, settings: Settings
 ) -> AsyncIterator[tuple[Ports, AuditedSessions]]:
-    """Put a network between an orchestra and the models of `ports`; the body runs on the service's host.
+    """Put a network between an orchestra and the models of `ports`.
 
     Yields its ports, and the sessions for an auditor. Afterwards all connections and servers are closed.
     """
     network = Network(env, streams)
     carry_out_on(network, faults)
     async with AsyncExitStack() as stack:
-        with network.on(REDIS):
-            await stack.enter_async_context(resp.serving(resp.Data()))
-        audited = RedisSessions(URL, _untold)
+        data, url = resp.Data(), f"redis://{REDIS}:{resp.PORT}"
+        for host in (REDIS, AUDITED):
+            with network.on(host):
+                await stack.enter_async_context(resp.serving(data))
+        audited = RedisSessions(f"redis://{AUDITED}:{resp.PORT}", _untold)
         stack.push_async_callback(audited.close)
-        stack.enter_context(network.on(SERVICE))
-        sessions = RedisSessions(URL, ports.hook)
+        sessions = RedisSessions(url, ports.hook)
         stack.push_async_callback(sessions.close)
-        fleet = RedisFleet(URL)
+        fleet = RedisFleet(url)
         stack.push_async_callback(fleet.aclose)
-        relay = RedisRelay(URL, instance=SERVICE, hook=ports.hook)
+        relay = RedisRelay(url, instance=INSTANCE, hook=ports.hook)
         stack.push_async_callback(relay.aclose)
         provider = await stack.enter_async_context(_reached(network, "provider", ports, ports.provider, settings))
         alternate = ports.alternate
@@ -78,7 +77,7 @@ async def wired(
         real = dataclasses.replace(
             ports, sessions=sessions, fleet=fleet, relay=relay, provider=provider, alternate=alternate
         )
-        yield real, AuditedSessions(network, audited)
+        yield real, AuditedSessions(audited)
 
 
 @asynccontextmanager
