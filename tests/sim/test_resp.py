@@ -193,6 +193,19 @@ class TestCommands:
 
         assert client(story) == (2, [("message", 100_000), ("pmessage", 100_000)])
 
+    @pytest.mark.parametrize(("hello", "mark"), [(b"HELLO 2", b"*"), (b"HELLO 3", b">")])
+    def test_a_push_is_marked_as_one_where_the_protocol_has_pushes(self, redis, hello, mark):
+        async def story(network, stack):
+            reader, writer = await asyncio.open_connection("redis", 6379)
+            for words in (hello.split(), (b"SUBSCRIBE", b"c")):
+                writer.write(b"*2\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words))
+            await asyncio.sleep(1)
+            said = await reader.read(10_000)
+            writer.close()
+            return said
+
+        assert redis(story).endswith(mark + b"3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+
     def test_what_is_no_resp_is_answered_by_an_error_and_hung_up_on(self, redis):
         async def story(network, stack):
             reader, writer = await asyncio.open_connection("redis", 6379)
