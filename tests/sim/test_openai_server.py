@@ -217,6 +217,14 @@ class TestFaults:
         if mix == "429 with much":
             assert wired[0][2] == RETRY_AFTER_SECONDS_MAX
 
+    def test_a_garbled_answer_is_a_success_that_is_no_completion(self, networked):
+        async def story(network):
+            async with Bench(network, errors=ErrorMix(garbled=1.0)), httpx2.AsyncClient() as client:
+                answer = await client.post("http://llm/v1/chat/completions", json={**ASKED, "stream": True})
+                return answer.status_code, answer.headers["content-type"].partition(";")[0]
+
+        assert networked(story) == (200, "text/html")
+
     def test_a_silent_provider_costs_the_clients_deadline_and_the_call_is_dropped(self, networked):
         async def story(network):
             async with Bench(network, errors=ErrorMix(hangs=1.0)) as bench:
