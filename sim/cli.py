@@ -66,7 +66,8 @@ def run(
     sample: Annotated[
         str | None,
         typer.Option(
-            help="Journal levels, breakers and faults, and of turns their counts each so long, such as 10min."
+            help="Journal levels, breakers and faults, and of turns their counts each so long, such as 10min; the "
+            "verdict and the report still see every turn. Needs --journal."
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a report with plots here, as one HTML file.")] = None,
@@ -86,16 +87,21 @@ def run(
             done = rehearse(story, seed=seed, door=way_in, mode=order, tape=recording, watch=watch, journal=kept)
         except Unreadable as wrong:
             _fail(str(wrong), Status.INVALID)
+        except OSError as wrong:
+            _fail(f"{journal} cannot be written any more ({wrong.strerror}): choose another place", Status.INVALID)
         except (Leak, Deadlock, Livelock) as defect:
             _fail(f"the run cannot go on: {defect}", Status.FAILED)
         finally:
             if tape is not None and recording is not None and recording.over:
                 recording.tape.write(tape)
+    again = _again(scenario, trace, story.door, done)
+    if sample is not None:  # the digest is that of the sample
+        again = f"{again} {shlex.join(['--journal', str(journal), '--sample', sample])}"
     if report is not None:
         from sim import report as reports  # noqa: PLC0415 - draws with matplotlib, which takes a second to import
 
-        reports.write(done, report, _again(scenario, trace, story.door, done))
-    _show(done, _again(scenario, trace, story.door, done))
+        reports.write(done, report, again)
+    _show(done, again)
     raise typer.Exit(done.verdict.exit_code)
 
 
@@ -137,8 +143,8 @@ def _recorded(path: Path) -> Replay:
 
 def _kept(path: Path | None, sample: str | None, *, reported: bool) -> Journal:
     """Return the journal to fill: one that holds no more in memory than somebody will ask for."""
-    if sample is not None and reported:
-        _fail("a report draws the turns that a sample leaves out: give --report or --sample, not both", Status.INVALID)
+    if sample is not None and path is None:
+        _fail("--sample says what the journal keeps: name its file, too, with --journal FILE", Status.INVALID)
     keep: Keep = list
     if sample is not None:
         try:

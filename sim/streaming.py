@@ -53,6 +53,11 @@ class DigestJournal(Journal):
         self.settle()
         return self._count
 
+    @property
+    def sampled(self) -> bool:
+        """True: whoever draws has to do with what the run gathered."""
+        return True
+
     def __iter__(self) -> Iterator[Entry]:
         if len(self):
             raise NotKept("this journal kept none of its entries: let the run fill a Journal, or a FileJournal")
@@ -87,25 +92,34 @@ class FileJournal(DigestJournal):
     Raises
     ------
     OSError
-        The file cannot be written.
+        The file cannot be made. What comes in the way later is its `failure`, and ends the run: who records an entry
+        could not help it.
     """
 
     def __init__(self, path: Path, *, keep: Keep = list) -> None:
         super().__init__(keep=keep)
         self.path = path
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=0)  # so that a run that is killed leaves whole batches
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the file is not the whole story."""
+        return self._kept is not list
 
     def __iter__(self) -> Iterator[Entry]:
-        self.settle()
-        return decoded(self.path)
+        return decoded(self.path) if len(self) else iter(())  # a file that takes nothing may give without end
 
     def close(self) -> None:
-        """Take no more, and let everybody see the whole file."""
+        """Take no more."""
         super().close()
-        self._file.flush()
+        self._file.close()
 
     def _write(self, lines: bytes) -> None:
-        self._file.write(lines)
+        try:
+            while lines and self.failure is None:
+                lines = lines[self._file.write(lines) :]
+        except OSError as failure:
+            self.failure = failure
 
 
 class Sample:

@@ -146,6 +146,8 @@ def rehearse(
         The code under rehearsal did what no simulation can follow.
     sim.tape.OtherScenario
         The tape to be replayed is of another one.
+    OSError
+        The journal cannot be written any more.
     """
     started = time.perf_counter()
     if tape is not None and tape.against is not None:
@@ -164,6 +166,8 @@ def rehearse(
         journal.close()
         if tape is not None:
             tape.finish(journal.digest)
+    if journal.failure is not None:
+        raise journal.failure
     judged = verdict.reach(scenario.expectations, world.evidence, left_behind)
     wall_s = time.perf_counter() - started
     return Run(scenario, seed, scenario.door, journal, judged, world.env.now, wall_s, world.evidence, mode)
@@ -306,6 +310,8 @@ class World:
     async def _monitor(self, tally: Tally) -> None:
         while True:
             try:
+                if self.journal.failure is not None:
+                    raise Aborted  # nobody could read how it goes on
                 self._watch(Progress(self.env.now, self.scenario.duration, tally.arrived, **tally.counts))
             except Aborted:
                 self.journal.close()  # what the end of all tasks tells now is no part of the story

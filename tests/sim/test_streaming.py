@@ -1,9 +1,12 @@
 """Journals of long runs: in a file, as a digest only, and sampled."""
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
 from orchestra.events import BreakerChanged, LevelChanged
+from sim import plots
 from sim.cli import app
 from sim.evidence import Evidence
 from sim.journal import (
@@ -16,9 +19,10 @@ from sim.journal import (
     Journal,
     RunFinished,
     RunStarted,
+    decoded,
 )
 from sim.streaming import OF_EVERY_TURN, DigestJournal, FileJournal, NotKept, Sample
-from sim.world import rehearse
+from sim.world import Progress, rehearse
 
 FAULT = "faults: [{store_down: {at: 10s, for: 5s, store: conversations}}]\n"
 
@@ -104,15 +108,59 @@ def test_the_command_writes_a_sample(scenario_file, tmp_path):
     kinds = [type(entry) for entry in Journal.read(path)]
     assert kinds[:2] == [RunStarted, IntervalCounted]
     assert ClientArrived not in kinds
-    assert "arrivals" in done.output
+    assert f"--journal {path} --sample 10s" in done.output.replace("\n", " ")
+
+
+def test_a_report_of_a_sampled_run_has_its_turns_and_says_what_it_cannot_show(scenario_file, tmp_path):
+    page = tmp_path / "r.html"
+    options = ["--sample", "10s", "--journal", str(tmp_path / "j.jsonl"), "--report", str(page)]
+    done = CliRunner().invoke(app, ["run", str(scenario_file), *options])
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    assert ": a sample." in text
+    assert "--sample 10s" in text
+    arrivals = re.search(r"= (\d+) arrivals", done.output)
+    assert f"<dd>{arrivals[1]}</dd>" in text
+
+
+def test_pictures_of_a_sampled_run_are_those_of_the_whole_but_for_the_provider(small):
+    plain, sampled = rehearse(small(FAULT)), rehearse(small(FAULT), journal=DigestJournal(keep=Sample(8.0)))
+    whole, part = plots.bucketed(plain.evidence), plots.bucketed(sampled.evidence)
+    for name, counts in whole.counts.items():
+        assert list(part.counts[name]) == list(counts)
+    assert list(part.attempts) == list(whole.attempts)
+    assert whole.serving.any()
+    panels = [[axes.get_label() for axes in plots.timeline(run).axes] for run in (plain, sampled)]
+    assert "provider" in panels[0]
+    assert [name for name in panels[0] if name not in ("provider", "breakers")] == [
+        name for name in panels[1] if name != "breakers"
+    ]
+
+
+def test_a_sample_alone_is_nothing_to_judge_or_to_draw_by(small):
+    sampled = rehearse(small(), journal=Journal(keep=Sample(8.0)))
+    with pytest.raises(ValueError, match=r"Run\.evidence"):
+        plots.timeline(Journal(sampled.journal))
+
+
+def test_whoever_is_killed_leaves_a_file_of_whole_entries(small, tmp_path):
+    path = tmp_path / "run.jsonl"
+    read = []
+
+    def watch(progress: Progress) -> None:
+        read.append(sum(1 for _ in decoded(path)))
+
+    rehearse(small(), journal=FileJournal(path), watch=watch)
+    assert 0 < read[len(read) // 2] < read[-1]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--sample", "10"], "--sample"),
-        (["--sample", "0s"], "0 is no interval"),
-        (["--sample", "10s", "--report", "r.html"], "not both"),
+        (["--sample", "10", "--journal", "j"], "--sample: "),
+        (["--sample", "0s", "--journal", "j"], "0 is no interval"),
+        (["--sample", "10s"], "--journal FILE"),
+        (["--journal", "/dev/full"], "/dev/full cannot be written any more (No space left on device)"),
     ],
 )
 def test_a_sample_that_cannot_be_is_refused(scenario_file, tmp_path, monkeypatch, options, words):
