@@ -56,9 +56,10 @@ load: $(DEV) ## start the service, run Locust against it for 20 s, stop it; the 
 	@$(BIN)/python -m chaos.processes $(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --stop-timeout 5 \
 		--users 10 --spawn-rate 10 --run-time 20s --host {url} $(LOAD)
 
-nightly: $(DEV) browser ## the tests that take longer than a pull request should wait for
+nightly: $(DEV) browser ## the tests that take longer than a pull request should wait for, and runs of a million turns
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 tests/property
 	$(BIN)/pytest --timeout 0 -m nightly
+	BENCH_TURNS_MAX=1000000 $(BIN)/python -m tests.benchmarks sim
 
 format: $(DEV) ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
