@@ -1,6 +1,6 @@
 """Pictures of a run, drawn from its journal: second by second, and how long turns took before, during and after.
 
-A third one compares runs by their goodput: whether they recover once a fault has ended.
+Others compare runs: by their goodput, whether they recover once a fault has ended, or by what their users saw.
 
 Plain `Figure` objects, never pyplot: its global state would leak between notebooks, threads and tests. The number of
 things drawn is bounded, whatever the number of turns.
@@ -205,31 +205,72 @@ def goodput(runs: Mapping[str, Run | Journal], *, width: float = WIDTH_IN) -> Fi
     Figure
         Its axes are labelled ``goodput`` and ``amplification``.
     """
+    figure = _over_time(runs, {"goodput": "goodput", "amplification": "retry_amplification"}, width)
+    top, below = figure.axes
+    part = _part(top)
+    top.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    below.yaxis.set_major_locator(MaxNLocator(4))
+    tidy(top, f"Goodput: turns answered, by turns that arrived, in each {part}")
+    tidy(below, "Attempts of clients, by turns that arrived")
+    legend(top)
+    return figure
+
+
+def compared(runs: Mapping[str, Run | Journal], *, width: float = WIDTH_IN) -> Figure:
+    """Draw over time which share of the turns was answered, and how long that took, in each of several runs.
+
+    Parameters
+    ----------
+    runs : mapping of str to Run or Journal
+        By their labels; faults are shaded as in the first one.
+    width : float
+        Inches.
+
+    Returns
+    -------
+    Figure
+        Its axes are labelled ``availability`` and ``p95``; lines have gaps where no turn was answered.
+    """
+    figure = _over_time(runs, {"availability": "availability", "p95": "p95"}, width)
+    top, below = figure.axes
+    part = _part(top)
+    top.set_ylim(0, 1.04)
+    top.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for line in below.lines]
+    duration_scale(below, "y", [values[np.isfinite(values)] for values in drawn])
+    tidy(top, f"Turns that were answered, of those that arrived in each {part}")
+    tidy(below, "p95 of their latency")
+    legend(top)
+    return figure
+
+
+def _over_time(runs: Mapping[str, Run | Journal], measures: Mapping[str, str], width: float) -> Figure:
+    """Draw two measures of several runs in each part of their time, one panel a measure, by the panel's label."""
     found = {name: _evidence(source) for name, source in runs.items()}
     first = next(iter(found.values()))
     edges = _edges(_end(first), GOODPUT_PARTS_MAX)
+    middle = (edges[:-1] + edges[1:]) / 2
     figure = Figure(figsize=(width, 4.6), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(2.1, 1.3))
-    top = figure.add_subplot(grid[0, 0], label="goodput")
-    below = figure.add_subplot(grid[1, 0], label="amplification", sharex=top)
-    top.tick_params(bottom=False, labelbottom=False)
-    for axes, measure in ((top, "goodput"), (below, "retry_amplification")):
+    panels: list[Axes] = []
+    for row, (label, measure) in enumerate(measures.items()):
+        axes = figure.add_subplot(grid[row, 0], label=label, sharex=panels[0] if panels else None)
         for _, start, end in list(first.faults.values())[:SHADES_MAX]:
             axes.axvspan(start, min(end, edges[-1]), color=MUTED, alpha=0.16, linewidth=0, zorder=0)
         for index, (name, evidence) in enumerate(found.items()):
             colour, dash = LINES[index % len(LINES)]
             values = [MEASURES[measure].of(evidence, Window(*span)) for span in pairwise(edges)]
-            middle = (edges[:-1] + edges[1:]) / 2
             axes.plot(middle, values, color=colour, linestyle=dash, linewidth=2, label=short(name, LABEL_CHARS_MAX))
         axes.set_ylim(bottom=0)
-    top.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
-    below.yaxis.set_major_locator(MaxNLocator(4))
-    part = show_duration(float(edges[1] - edges[0]))
-    tidy(top, f"Goodput: turns answered, by turns that arrived, in each {part}")
-    tidy(below, "Attempts of clients, by turns that arrived")
-    legend(top)
-    time_axis(below, edges[-1])
+        panels.append(axes)
+    panels[0].tick_params(bottom=False, labelbottom=False)
+    time_axis(panels[-1], edges[-1])
     return figure
+
+
+def _part(axes: Axes) -> str:
+    """Say how long a part of the time is that one point of the panel's lines tells of."""
+    return show_duration(2 * float(np.asarray(axes.lines[0].get_xdata(), dtype=np.float64)[0]))
 
 
 def latency_heat(source: Run | Journal, *, width: float = WIDTH_IN) -> Figure:
