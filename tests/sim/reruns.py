@@ -11,52 +11,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-from msgspec import structs
-
-from sim.clients import DOORS, DoorName
-from sim.scenario import Scenario, load
-from sim.schedule import MODES, Mode
 from sim.tape import Recording, Tape
 from sim.world import rehearse
+from tests.scenarios.cases import Case, cases, shortened
 
-STORIES = sorted((Path(__file__).parents[2] / "chaos" / "scenarios").glob("*.yaml"))
 SECONDS = 12.0
 
 
-class Case(NamedTuple):
-    """One run: of a story, shortened; the seed is the case's number."""
-
-    seed: int
-    story: Path
-    door: DoorName
-    mode: Mode
-
-
-def cases() -> Iterator[Case]:
-    """Yield cases without end, spread over stories, doors and modes."""
-    ways = [(story, door, mode) for door in DOORS for mode in MODES for story in STORIES]
-    seed = 0
-    while True:
-        for story, door, mode in ways:
-            if not any(structs.replace(load(story), door=door).problems()):
-                yield Case(seed, story, door, mode)
-                seed += 1
-
-
-def shortened(story: Scenario, seconds: float = SECONDS) -> Scenario:
-    """Return the story told in a few seconds, each fault in its turn."""
-    pace = seconds / story.duration
-    faults = [structs.replace(fault, at=fault.at * pace, lasts=fault.lasts * pace) for fault in story.faults]
-    return structs.replace(story, duration=seconds, faults=tuple(faults), expectations=())
-
-
 def _digest(case: Case, recording: Recording) -> str:
-    story = shortened(load(case.story))
+    story = shortened(case.scenario, SECONDS)
     return rehearse(story, seed=case.seed, door=case.door, mode=case.mode, tape=recording).journal.digest
 
 

@@ -56,7 +56,7 @@ def test_a_run_is_the_same_in_every_process_and_another_with_another_seed(tmp_pa
 
 
 def test_run_rerun_and_replay_are_one_in_stories_modes_and_doors(tmp_path):
-    assert reruns.differences(tmp_path, 35, step=17) == []
+    assert reruns.differences(tmp_path, 39, step=19) == []
 
 
 @pytest.mark.nightly
