@@ -170,7 +170,8 @@ def pareto(frame: pd.DataFrame, x: str, y: str, *, width: float = 7.0) -> Figure
     -------
     Figure
         Points of the search's front are filled and bear their trial's number, and the front of these two measures is
-        joined; what broke a constraint is hollow. Intervals are drawn on the front where the search judged by them.
+        joined; what broke a constraint is hollow. Intervals are drawn on the front where the search judged by them, but
+        for those that are longer than all points are apart.
     """
     for name in (x, y):
         if not MEASURES[known(name)].better:
@@ -190,9 +191,9 @@ def pareto(frame: pd.DataFrame, x: str, y: str, *, width: float = 7.0) -> Figure
     best = tried[front(tried, (x, y))].sort_values(by=[x, y])
     axes.plot(best[x], best[y], color=BLUE, linewidth=1, linestyle="--", zorder=2)
     found = tried[good & ~today]
-    errors = {f"{way}err": _half_widths(found, name) for way, name in (("x", x), ("y", y))}
-    look: dict[str, Any] = {"color": BLUE, "marker": "s", "markersize": 6, "linestyle": "", "elinewidth": 0.8}
-    axes.errorbar(found[x], found[y], label="front (trial)", zorder=3, **errors, **look)
+    errors = {f"{way}err": _half_widths(tried, found, name) for way, name in (("x", x), ("y", y))}
+    filled: dict[str, Any] = {"color": BLUE, "marker": "s", "markersize": 6, "linestyle": "", "elinewidth": 0.8}
+    axes.errorbar(found[x], found[y], label="front (trial)", zorder=3, **errors, **filled)
     for _, row in found.iterrows():
         axes.annotate(str(row["trial"]), (row[x], row[y]), xytext=(5, 4), textcoords="offset points", color=INK, size=8)
     words = "as it is" if feasible[today].all() else "as it is, breaks a constraint"
@@ -399,13 +400,13 @@ def _formatted(measure: Measure) -> Any:
 # --- what was searched and compared -------------------------------------------------------------------------------
 
 
-def _half_widths(found: pd.DataFrame, name: str) -> Any:
-    """Return intervals of a measure if the search judged by it; a single seed tells none."""
+def _half_widths(tried: pd.DataFrame, found: pd.DataFrame, name: str) -> Any:
+    """Return intervals of a measure if the search judged by it, and its seeds were enough to tell points apart."""
     column = f"{name}_half_width"
     if column not in found.columns:
         return None
     widths = found[column].to_numpy(float)
-    return np.where(np.isfinite(widths), widths, 0.0)
+    return np.where(2 * widths <= np.ptp(tried[name].to_numpy(float)), widths, 0.0)
 
 
 def _pareto_axes(axes: Axes, tried: pd.DataFrame, x: str, y: str) -> None:
