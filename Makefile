@@ -68,6 +68,11 @@ format: $(DEV) ## format the code and mend what the linter can mend
 pictures: $(DEV) browser ## render the pictures in docs/pictures anew, from their scenarios and the page
 	$(BIN)/python -m sim.pictures timeline chaos/scenarios/provider_brownout.yaml docs/pictures/brownout.png
 	$(BIN)/python -m sim.pictures metastability chaos/scenarios/retry_storm.yaml docs/pictures/metastability.png
+	$(BIN)/python -m sim.pictures heat chaos/scenarios/gray_provider.yaml docs/pictures/heat.png
+	$(BIN)/python -m sim.pictures load notebooks/stories/capacity.yaml docs/pictures/load.png
+	$(BIN)/python -m sim.pictures pareto notebooks/stories/brownout.yaml docs/pictures/pareto.png
+	$(BIN)/python -m sim.pictures comparison notebooks/stories/brownout.yaml docs/pictures/comparison.png
+	$(BIN)/python -m sim.pictures fits notebooks/stories/production.yaml docs/pictures/fits.png
 	$(BIN)/python -m tests.browser.pictures
 
 conformance: $(DEV) ## probe our circuit breaker and five others, and write the table of docs/conformance.md anew

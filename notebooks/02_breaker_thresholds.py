@@ -77,7 +77,14 @@ display(charts.load_curve(frame, failures, ("availability", "p95", "refusal_p95"
 # What keeps people waiting for a refusal for more than twelve seconds is no choice at all.
 
 # %%
-varied = axes([f"{failures}=2..20", "guards.unified.breaker.open_seconds=1.0..30.0"], scenario)
+varied = axes(
+    [
+        f"{failures}=2..20",
+        "guards.unified.breaker.open_seconds=1.0..30.0",
+        "guards.unified.attempt.first_seconds_max=2.0..8.0",
+    ],
+    scenario,
+)
 search = Search(varied, ("availability", "p95"), (constraint("refusal_p95 <= 12s"),), runs=seeds, first_seed=seed)
 tried = tune(scenario, search, trials)
 display(charts.pareto(tried, "p95", "availability"))

@@ -14,8 +14,8 @@
 # # Does the service come back by itself?
 #
 # A minute's trouble, and clients that ask again at once. Unprotected, their retries keep the service down long after
-# their cause is gone: it is metastable (Bronson et al., HotOS 2021). Are guards in the service what it takes, which refuse
-# what cannot be served, or clients that wait longer and longer and heed what they are told, or both?
+# their cause is gone: it is metastable (Bronson et al., HotOS 2021). Are guards in the service what it takes, which
+# refuse what cannot be served, or clients that wait longer and longer and heed what they are told, or both?
 
 # %% tags=["parameters"]
 import os

@@ -76,11 +76,11 @@ display(percentiles({"recorded": calls, "twin": lived}).round(3))
 # %% [markdown]
 # ## What the twin foresees
 #
-# A provider that serves twelve calls at once, so that some wait: no record shows it. The twin's answer, and what really
-# happens then.
+# A provider that serves sixteen calls at once, so that some wait: no record shows it. The twin's answer, and what
+# really happens then.
 
 # %%
-small = {"world.provider.capacity": "12"}
+small = {"world.provider.capacity": "16"}
 really = recorded(rehearse(changed(production, small), seed=seed).journal)
 foreseen = recorded(rehearse(changed(model, small), seed=seed + 1).journal)
 display(percentiles({"really": really, "foreseen": foreseen}).round(3))
