@@ -48,6 +48,61 @@ def test_the_brownout_runs_as_a_script():
     assert list(labels) == ["open for 2 s", "as it is", "open for 60 s"]
 
 
+SHORTER = {
+    "02_breaker_thresholds.py": {"TRIALS": "3"},
+    "03_capacity.py": {"RATES": "6/s,12/s"},
+    "04_retry_storm.py": {},
+    "05_calibrated_twin.py": {"TRACE_SECONDS": "100"},
+    "06_two_policies.py": {"SEEDS": "3"},
+}
+SAID = {
+    "02_breaker_thresholds.py": "[guards.unified.breaker]",
+    "03_capacity.py": "level_normal_seconds",
+    "04_retry_storm.py": "unguarded, polite clients",
+    "05_calibrated_twin.py": "whole answer p95",
+    "06_two_policies.py": "variance_ratio",
+}
+
+
+@pytest.mark.parametrize("name", SHORTER)
+def test_a_notebook_runs_as_a_script_from_any_folder(tmp_path, name):
+    """With fewer points and seeds than it takes by itself; `make nightly` runs it in full."""
+    said = executed(ROOT / "notebooks" / name, tmp_path, **SHORTER[name])
+    assert SAID[name] in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_notebook_is_run():
+    assert [path.name for path in NOTEBOOKS] == ["01_brownout.py", *SHORTER]
+
+
+def as_notebooks(paths, folder: Path, **environment: str) -> str:
+    for path in paths:
+        jupytext.write(jupytext.read(path), folder / f"{path.stem}.ipynb")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=300", "-p", "no:cacheprovider", "."],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
+
+
+def test_a_script_runs_as_a_notebook(tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text(SCENARIO)
+    assert "1 passed" in as_notebooks(NOTEBOOKS[:1], tmp_path, SCENARIO=str(small))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_all_run_as_notebooks(tmp_path):
+    assert f"{len(NOTEBOOKS)} passed" in as_notebooks(NOTEBOOKS, tmp_path)
+
+
 def test_scenario_and_seed_are_parameters(tmp_path):
     (tmp_path / "mine.yaml").write_text(SCENARIO)
     runs = [
