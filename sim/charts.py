@@ -192,7 +192,14 @@ def pareto(frame: pd.DataFrame, x: str, y: str, *, width: float = 7.0) -> Figure
     axes.plot(best[x], best[y], color=BLUE, linewidth=1, linestyle="--", zorder=2)
     found = tried[good & ~today]
     errors = {f"{way}err": _half_widths(tried, found, name) for way, name in (("x", x), ("y", y))}
-    filled: dict[str, Any] = {"color": BLUE, "marker": "s", "markersize": 6, "linestyle": "", "elinewidth": 0.8}
+    filled: dict[str, Any] = {
+        "color": BLUE,
+        "marker": "s",
+        "markersize": 6,
+        "linestyle": "",
+        "elinewidth": 0.8,
+        "ecolor": MUTED,
+    }
     axes.errorbar(found[x], found[y], label="front (trial)", zorder=3, **errors, **filled)
     for _, row in found.iterrows():
         axes.annotate(str(row["trial"]), (row[x], row[y]), xytext=(5, 4), textcoords="offset points", color=INK, size=8)
@@ -291,7 +298,7 @@ def _draw_fit(axes: Axes, fitted: Fitted) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
     tidy(axes, f"{fitted.name[0].upper()}{fitted.name[1:]}")
-    axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
 
 
 # --- what was varied ----------------------------------------------------------------------------------------------

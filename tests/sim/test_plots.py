@@ -367,3 +367,21 @@ def test_a_narrow_figure_keeps_legends_off_the_titles(run):
             assert not axes.get_legend().get_window_extent().overlaps(title)
             assert title.x1 < figure.bbox.x1
     assert math.isclose(figure.get_figwidth(), 4.6)
+
+
+def test_two_runs_are_compared_by_who_was_answered_and_how_late_with_gaps_where_nobody_was(story):
+    well = story(turns=[(float(at), "answered", 1.5) for at in range(90)], fault=(20.0, 40.0))
+    turns = [(float(at), "failed" if 40 <= at < 60 else "answered", 3.0) for at in range(90)]
+    panels = axes_of(rendered(plots.compared({"well": well, "ill": story(turns=turns)})))
+    assert list(vars(panels)) == ["availability", "p95"]
+    answered, p95 = ({line.get_label(): line for line in axes.lines} for axes in vars(panels).values())
+    middle = answered["ill"].get_xdata()
+    down = (middle > 40) & (middle < 60)
+    assert set(answered["ill"].get_ydata()[down]) == {0.0}
+    assert set(answered["ill"].get_ydata()[(middle < 40) & (middle > 0)]) == {1.0}
+    assert np.isnan(p95["ill"].get_ydata()[down]).all()
+    assert set(p95["ill"].get_ydata()[middle < 40]) == {3.0}
+    assert set(p95["well"].get_ydata()[middle < 40]) == {1.5}
+    assert answered["well"].get_linestyle() != answered["ill"].get_linestyle()
+    shades = [(each.get_x(), each.get_x() + each.get_width()) for each in panels.p95.patches]
+    assert shades == [(20.0, 40.0)]
