@@ -11,7 +11,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from rich.progress import Progress as Bar
 from sim import cli_calibrate, cli_lab, cli_tape, timeline
 from sim import scenario as scenarios
 from sim.clients import DOORS, DoorName
+from sim.entropy import SEED_MAX
 from sim.forms import Unreadable, nearest
 from sim.isolation import Leak
 from sim.journal import Journal, Keep
@@ -38,7 +39,7 @@ from sim.verdict import Status
 from sim.workload import Replay, TraceBroken, read_trace
 from sim.world import Aborted, Progress, Run, Watch, rehearse
 
-SEED_MAX = 2**63 - 1
+INTERVALS_MAX = 1_000_000
 
 app = typer.Typer(
     help="Rehearse scenarios on the real orchestrator, in virtual time.",
@@ -79,11 +80,14 @@ def run(
     story = _story(scenario, trace)
     way_in, order = story.door if door is None else _door(door), cli_tape.mode_of(mode)
     with _interruptible() as watch:
+        _refuse_same((scenario, trace), (journal, report, tape))
         for path in (journal, report, tape):
             _refuse_unwritable(path)
+        if sample is not None and tape is not None:
+            _fail("--tape holds the digest of a whole journal: leave --sample out, or --tape", Status.INVALID)
         recording = Recording() if tape is not None else None
         try:
-            kept = _kept(journal, sample, reported=report is not None)
+            kept = _kept(journal, sample, story.duration, reported=report is not None)
             done = rehearse(story, seed=seed, door=way_in, mode=order, tape=recording, watch=watch, journal=kept)
         except Unreadable as wrong:
             _fail(str(wrong), Status.INVALID)
@@ -141,7 +145,7 @@ def _recorded(path: Path) -> Replay:
         raise TraceBroken(str(path), f"cannot be read ({wrong.strerror}): check the path") from None
 
 
-def _kept(path: Path | None, sample: str | None, *, reported: bool) -> Journal:
+def _kept(path: Path | None, sample: str | None, duration_s: float, *, reported: bool) -> Journal:
     """Return the journal to fill: one that holds no more in memory than somebody will ask for."""
     if sample is not None and path is None:
         _fail("--sample says what the journal keeps: name its file, too, with --journal FILE", Status.INVALID)
@@ -153,6 +157,8 @@ def _kept(path: Path | None, sample: str | None, *, reported: bool) -> Journal:
             _fail(f"--sample: {wrong}", Status.INVALID)
         if interval_s == 0:
             _fail("--sample: 0 is no interval: write how long one is, such as 10min", Status.INVALID)
+        if duration_s / interval_s > INTERVALS_MAX:
+            _fail(f"--sample: {sample} would be over {INTERVALS_MAX:,} intervals: write a longer one", Status.INVALID)
         keep = Sample(interval_s)
     if path is not None:
         return FileJournal(path, keep=keep)
@@ -164,6 +170,17 @@ def _door(name: str) -> DoorName:
     if name not in known:
         _fail(f"there is no door {name!r}: {nearest(name, list(DOORS))}", Status.INVALID)
     return known[name]
+
+
+def _refuse_same(read: Iterable[Path | None], written: Iterable[Path | None]) -> None:
+    """Let no file be written over what is read, or over another one that is written."""
+    taken = {path.resolve() for path in read if path is not None}
+    for path in written:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            _fail(f"{path} is named twice: give each file that is read or written its own place", Status.INVALID)
+        taken.add(path.resolve())
 
 
 def _refuse_unwritable(path: Path | None) -> None:

@@ -26,6 +26,7 @@ from sim import executors
 from sim import scenario as scenarios
 from sim.clients import DOORS
 from sim.design import DESIGNS, DesignName, DesignRefused, Point, axes
+from sim.entropy import SEED_MAX
 from sim.executors import ClusterUnreachable, LabMissing
 from sim.forms import Unreadable, nearest
 from sim.measures import MEASURES, MeasureUnknown, known, show_number
@@ -53,7 +54,6 @@ from sim.tune import (
 )
 from sim.verdict import Status
 
-SEED_MAX = 2**63 - 1
 WORKERS_MAX = 512
 PASTED_MAX = 3
 SWEPT_MAX = 40
@@ -78,7 +78,9 @@ T = TypeVar("T", bound=str)
 app = typer.Typer()
 
 Story = Annotated[Path, typer.Argument(help="Scenario file (YAML).")]
-Seed = Annotated[int, typer.Option(min=0, max=SEED_MAX, help="The first seed; runs take it and those after it.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=SEED_MAX - RUNS_MAX, help="The first seed; runs take it and those after it.")
+]
 Entry = Annotated[str | None, typer.Option(help="Where clients come in, if not as the scenario says.")]
 WarmUp = Annotated[str, typer.Option(help="What happens in the first so long of each run does not count: 30s.")]
 Workers = Annotated[

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sim import scenario as scenarios
 from sim.clients import DOORS, DoorName
+from sim.entropy import SEED_MAX
 from sim.forms import Unreadable, nearest
 from sim.isolation import Leak
 from sim.loop import Deadlock, Livelock
@@ -84,12 +85,14 @@ def _words(versions: dict[str, str]) -> str:
 def shrink_command(
     scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML) that fails.")],
     out: Annotated[Path, typer.Option(help="Write what is left here; its tape beside it, ending in .tape.")],
-    seed: Annotated[int, typer.Option(min=0, help="The seed it fails with.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="The seed it fails with.")] = 0,
     door: Annotated[str | None, typer.Option(help="Where clients come in; as the scenario says.")] = None,
     mode: Annotated[str, typer.Option(help="faithful, adversarial or pct.")] = MODES[0],
     runs: Annotated[int, typer.Option(min=1, max=RUNS_ASKED_MAX, help="How often it may be tried.")] = RUNS_MAX,
 ) -> None:
     """Find a smaller scenario that still fails: fewer faults, shorter ones, fewer deviations from FIFO."""
+    tape = out.with_suffix(".tape")
+    _refuse_place(out, tape, scenario)
     try:
         story = scenarios.load(scenario)
         found = shrink(story, seed=seed, door=door_of(door), mode=mode_of(mode), runs_max=runs)
@@ -99,13 +102,22 @@ def shrink_command(
         raise typer.Exit(1) from None
     except (Unreadable, ValueError) as wrong:
         _fail(str(wrong))
-    tape = out.with_suffix(".tape")
     try:
         out.write_text(text, encoding="utf-8")
         found.tape.write(tape)
     except OSError as wrong:
         _fail(f"{wrong.filename} cannot be written ({wrong.strerror}): choose another place")
     typer.echo(_told(found, out, tape))
+
+
+def _refuse_place(out: Path, tape: Path, scenario: Path) -> None:
+    """Find out before all the runs, not after them."""
+    if out.resolve() == scenario.resolve():
+        _fail(f"{out} is the scenario itself: write what is left to another place")
+    if out == tape:
+        _fail(f"{out} would be the tape's place: name the scenario otherwise, such as {out.with_suffix('.yaml')}")
+    if not out.parent.is_dir():
+        _fail(f"there is no folder {out.parent}: make it, or choose another place")
 
 
 def _told(found: Shrunk, out: Path, tape: Path) -> str:
@@ -117,7 +129,8 @@ def _told(found: Shrunk, out: Path, tape: Path) -> str:
     if found.exhausted:
         lines.append(f"stopped after {found.runs} runs: --runs allows more, and it might become smaller")
     again = f"orchestra sim run {out} --seed {told.seed} --door {told.door} --mode {told.mode}"
-    lines.append(f"again: orchestra sim replay {tape}" if choices else f"again: {again}")
+    as_run = not choices and found.tape.plan.ties_last is None  # else only the tape has that order
+    lines.append(f"again: {again}" if as_run else f"again: orchestra sim replay {tape}")
     return "\n".join(lines)
 
 

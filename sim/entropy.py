@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable
 
 SEED_BYTES = 16
+SEED_MAX = 2**63 - 1
+"""The greatest seed that a command takes: one that every table holds."""
 
 
 def derive(seed: int, name: str) -> int:

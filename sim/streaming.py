@@ -133,6 +133,7 @@ class Sample:
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
+        self._intervals = 1
         self._ends_s = interval_s
         self._arrivals = 0
         self._retried = 0
@@ -168,7 +169,8 @@ class Sample:
         """Yield the counts of the intervals that have ended by `now`, also of those in which nothing came."""
         while now >= self._ends_s:
             yield self._count(self._ends_s)
-            self._ends_s += self._interval_s
+            self._intervals += 1
+            self._ends_s = self._intervals * self._interval_s
 
     def _count(self, at: float) -> IntervalCounted:
         """Return what came and ended in the interval until `at`, and begin to count anew."""

@@ -48,6 +48,22 @@ def cli(tmp_path):
     return run
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (("--journal", "s.yaml"), "s.yaml is named twice"),
+        (("--tape", "x", "--report", "./x"), "x is named twice"),
+        (("--journal", "j", "--sample", "1us"), "would be over 1,000,000 intervals: write a longer one"),
+        (("--journal", "j", "--sample", "1s", "--tape", "t"), "leave --sample out, or --tape"),
+    ],
+)
+def test_files_and_samples_that_would_lose_something_are_refused(cli, tmp_path, options, wanted):
+    done = cli("run", "s.yaml", *options, s_yaml=PASSING)
+    assert done.exit_code == 2
+    assert wanted in done.stderr
+    assert (tmp_path / "s.yaml").read_text() == PASSING
+
+
 def test_a_shaken_scenario_is_printed_and_runs_as_any_other(cli):
     printed = cli("shake", "s.yaml", "--seed", "3", s_yaml=PASSING)
     assert printed.exit_code == 0, printed.output

@@ -102,3 +102,16 @@ def test_shrink_of_what_passes(orchestra, small, tmp_path):
     assert done.exit_code == 1
     assert "small passes with seed 0, faithful: there is nothing to shrink" in done.output
     assert not (tmp_path / "out.yaml").exists()
+
+
+def test_a_place_for_what_is_left_is_looked_at_before_all_the_runs(orchestra, tmp_path):
+    story = tmp_path / "s.yaml"
+    story.write_text("name: small\nduration: 5s\nworkload: {open_loop: {rate: 1/s}}\n")
+    for out, wanted in (
+        (story, "is the scenario itself"),
+        (tmp_path / "small.tape", "name the scenario otherwise, such as"),
+        (tmp_path / "none" / "small.yaml", "there is no folder"),
+    ):
+        refused = orchestra("shrink", story, "--out", out)
+        assert refused.exit_code == 2
+        assert wanted in refused.stderr
