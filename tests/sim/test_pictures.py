@@ -30,7 +30,7 @@ def test_a_picture_is_small_and_the_same_every_time(tmp_path, what):
     assert one == two
 
 
-@pytest.mark.parametrize("what", MANY)
+@pytest.mark.parametrize("what", [MANY[0], *(pytest.param(each, marks=pytest.mark.nightly) for each in MANY[1:])])
 def test_a_picture_of_many_runs_is_the_same_every_time(tmp_path, monkeypatch, what):
     for name, few in (("SEEDS", 2), ("PAIRS", 3), ("TRIALS", 2), ("RATES", "2/s,4/s")):
         monkeypatch.setattr(pictures, name, few)
