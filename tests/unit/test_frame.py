@@ -33,6 +33,7 @@ VERBS = (
     "format",
     "pictures",
     "conformance",
+    "fidelity",
     "mutants",
     "constraints",
     "clean",
