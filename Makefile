@@ -139,19 +139,19 @@ browser:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium \
 		>/dev/null; } || echo 'No chromium here: the tests of the page in a browser are left out.' >&2
 
-# The simulated loop's rivals need Python 3.12: the first of these that is one, in a small environment of its own. Without
-# any, `make bench` says so and leaves them out.
-PYTHON312 ?= $(shell for python in python3.13 python3.12 python3 $(PYTHON) .venv/bin/python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$python && break; done)
+# The simulated loop's rivals need Python 3.12: PYTHON312, or the first of these that is one, in a small environment of its
+# own. Without any, `make bench` says so and leaves them out.
 RIVALS := tests/benchmarks/rivals.txt
 
 .PHONY: rivals
-rivals: $(if $(PYTHON312),.venv-rivals/.installed)
-
-.venv-rivals/.installed: $(RIVALS)
-	@$(PYTHON312) -m venv --clear .venv-rivals
-	@.venv-rivals/bin/python -m pip --disable-pip-version-check install -qq --requirement $(RIVALS)
-	@touch $@
+rivals:
+	@[ .venv-rivals/.installed -nt $(RIVALS) ] || \
+	for python in $(PYTHON312) python3.13 python3.12 python3 $(PYTHON); do \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null || continue; \
+		$$python -m venv --clear .venv-rivals && \
+		.venv-rivals/bin/python -m pip --disable-pip-version-check install -qq --requirement $(RIVALS) && \
+		touch .venv-rivals/.installed; break; \
+	done
 
 define require_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
