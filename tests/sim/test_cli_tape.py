@@ -31,7 +31,7 @@ def test_a_run_is_recorded_and_replayed(orchestra, story, tmp_path):
     assert ran.exit_code == 1
     assert "adversarial order" in ran.output
     assert "which stock asyncio does not do" in ran.output
-    assert ran.output.rstrip().endswith("--seed 3 --mode adversarial")
+    assert " ".join(ran.output.split()).endswith("--seed 3 --mode adversarial")  # a long path folds the line
     for words in ((), (story,)):
         again = orchestra("replay", tape, *words)
         assert again.exit_code == 0, again.output
