@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -24,9 +24,10 @@ from rich.progress import Progress as Bar
 
 from sim import cli_calibrate, cli_lab, cli_tape, timeline
 from sim import scenario as scenarios
+from sim.cli_words import chosen, fail
 from sim.clients import DOORS, DoorName
 from sim.entropy import SEED_MAX
-from sim.forms import Unreadable, nearest
+from sim.forms import Unreadable
 from sim.isolation import Leak
 from sim.journal import Journal, Keep
 from sim.loop import Deadlock, Livelock
@@ -78,23 +79,23 @@ def run(
 ) -> None:
     """Run a scenario and print its timeline and verdict."""
     story = _story(scenario, trace)
-    way_in, order = story.door if door is None else _door(door), cli_tape.mode_of(mode)
+    way_in, order = story.door if door is None else chosen("door", door, DOORS), chosen("mode", mode, MODES)
     with _interruptible() as watch:
         _refuse_same((scenario, trace), (journal, report, tape))
         for path in (journal, report, tape):
             _refuse_unwritable(path)
         if sample is not None and tape is not None:
-            _fail("--tape holds the digest of a whole journal: leave --sample out, or --tape", Status.INVALID)
+            fail("--tape holds the digest of a whole journal: leave --sample out, or --tape")
         recording = Recording() if tape is not None else None
         try:
             kept = _kept(journal, sample, story.duration, reported=report is not None)
             done = rehearse(story, seed=seed, door=way_in, mode=order, tape=recording, watch=watch, journal=kept)
         except Unreadable as wrong:
-            _fail(str(wrong), Status.INVALID)
+            fail(str(wrong))
         except OSError as wrong:
-            _fail(f"{journal} cannot be written any more ({wrong.strerror}): choose another place", Status.INVALID)
+            fail(f"{journal} cannot be written any more ({wrong.strerror}): choose another place")
         except (Leak, Deadlock, Livelock) as defect:
-            _fail(f"the run cannot go on: {defect}", Status.FAILED)
+            fail(f"the run cannot go on: {defect}", Status.FAILED)
         finally:
             if tape is not None and recording is not None and recording.over:
                 recording.tape.write(tape)
@@ -132,9 +133,9 @@ def _story(path: Path | None, trace: Path | None) -> Scenario:
         if trace is not None:
             return scenarios.replaying(_recorded(trace), story)
     except (Unreadable, TraceBroken) as wrong:
-        _fail(str(wrong), Status.INVALID)
+        fail(str(wrong))
     if story is None:
-        _fail("name a scenario file, or arrivals to replay with --trace FILE", Status.INVALID)
+        fail("name a scenario file, or arrivals to replay with --trace FILE")
     return story
 
 
@@ -148,28 +149,21 @@ def _recorded(path: Path) -> Replay:
 def _kept(path: Path | None, sample: str | None, duration_s: float, *, reported: bool) -> Journal:
     """Return the journal to fill: one that holds no more in memory than somebody will ask for."""
     if sample is not None and path is None:
-        _fail("--sample says what the journal keeps: name its file, too, with --journal FILE", Status.INVALID)
+        fail("--sample says what the journal keeps: name its file, too, with --journal FILE")
     keep: Keep = list
     if sample is not None:
         try:
             interval_s = duration(sample)
         except ValueError as wrong:
-            _fail(f"--sample: {wrong}", Status.INVALID)
+            fail(f"--sample: {wrong}")
         if interval_s == 0:
-            _fail("--sample: 0 is no interval: write how long one is, such as 10min", Status.INVALID)
+            fail("--sample: 0 is no interval: write how long one is, such as 10min")
         if duration_s / interval_s > INTERVALS_MAX:
-            _fail(f"--sample: {sample} would be over {INTERVALS_MAX:,} intervals: write a longer one", Status.INVALID)
+            fail(f"--sample: {sample} would be over {INTERVALS_MAX:,} intervals: write a longer one")
         keep = Sample(interval_s)
     if path is not None:
         return FileJournal(path, keep=keep)
     return Journal() if reported else DigestJournal(keep=keep)
-
-
-def _door(name: str) -> DoorName:
-    known = {str(door): door for door in DOORS}
-    if name not in known:
-        _fail(f"there is no door {name!r}: {nearest(name, list(DOORS))}", Status.INVALID)
-    return known[name]
 
 
 def _refuse_same(read: Iterable[Path | None], written: Iterable[Path | None]) -> None:
@@ -179,7 +173,7 @@ def _refuse_same(read: Iterable[Path | None], written: Iterable[Path | None]) ->
         if path is None:
             continue
         if path.resolve() in taken:
-            _fail(f"{path} is named twice: give each file that is read or written its own place", Status.INVALID)
+            fail(f"{path} is named twice: give each file that is read or written its own place")
         taken.add(path.resolve())
 
 
@@ -191,12 +185,7 @@ def _refuse_unwritable(path: Path | None) -> None:
         with path.open("ab"):
             pass
     except OSError as wrong:
-        _fail(f"{path} cannot be written ({wrong.strerror}): choose another place", Status.INVALID)
-
-
-def _fail(message: str, status: Status) -> NoReturn:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(status.value)
+        fail(f"{path} cannot be written ({wrong.strerror}): choose another place")
 
 
 def _show(done: Run, again: str) -> None:

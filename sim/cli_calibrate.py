@@ -12,11 +12,11 @@ from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
+from sim.cli_words import fail
 from sim.distributions import Distribution
 from sim.forms import plain
 from sim.quantities import show_duration
 from sim.records import RecordsBroken, read_calls
-from sim.verdict import Status
 from sim.workload import OpenLoop
 
 if TYPE_CHECKING:
@@ -45,20 +45,15 @@ def command(
 
             fits(found).savefig(plot, dpi=110)
     except (RecordsBroken, CannotFit) as wrong:
-        _refuse(str(wrong))
+        fail(str(wrong))
     except OSError as wrong:
-        _refuse(f"{wrong.filename}: {wrong.strerror}: check the path")
+        fail(f"{wrong.filename}: {wrong.strerror}: check the path")
     except ValueError as wrong:
-        _refuse(f"{plot}: {wrong}")
+        fail(f"{plot}: {wrong}")
     _show(console, found)
     if out is None:
         console.print("Put this into a scenario:\n", style="bold")
         console.print(page, markup=False, soft_wrap=True)
-
-
-def _refuse(message: str) -> None:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(Status.INVALID.value)
 
 
 def written(found: Calibration, source: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated
 
 import pandas as pd
 import typer
@@ -24,11 +24,12 @@ from rich.table import Table
 
 from sim import executors
 from sim import scenario as scenarios
+from sim.cli_words import chosen, fail
 from sim.clients import DOORS
 from sim.design import DESIGNS, DesignName, DesignRefused, Point, axes
 from sim.entropy import SEED_MAX
 from sim.executors import ClusterUnreachable, LabMissing
-from sim.forms import Unreadable, nearest
+from sim.forms import Unreadable
 from sim.measures import MEASURES, MeasureUnknown, known, show_number
 from sim.observe import WorkersLost
 from sim.paths import PathRefused, changed
@@ -72,8 +73,6 @@ REFUSALS = (
     LabMissing,
     ClusterUnreachable,
 )
-
-T = TypeVar("T", bound=str)
 
 app = typer.Typer()
 
@@ -183,13 +182,13 @@ def sweep_command(
     with _explained(f"{out} has what is done; the same command goes on"):
         story, skipped = _story(scenario, door), _seconds(warm_up)
         varied = axes(vary, story)
-        chosen: DesignName = _choice("design", design, DESIGNS)
+        laid_out: DesignName = chosen("design", design, DESIGNS)
         with _executor(workers, cluster) as executor, _sweeping() as watch:
             frame = sweep(
                 story,
                 varied,
                 out,
-                design=chosen,
+                design=laid_out,
                 count=points,
                 design_seed=design_seed,
                 runs=runs,
@@ -226,7 +225,7 @@ def tune_command(
     kept = "the trials are gone" if storage is None else f"{storage} has what is done; the same command goes on"
     with _explained(kept):
         story, skipped = _story(scenario, door), _seconds(warm_up)
-        chosen: SamplerName = _choice("sampler", sampler, SAMPLERS)
+        drawn_by: SamplerName = chosen("sampler", sampler, SAMPLERS)
         search = Search(
             axes(vary, story),
             tuple(known(each.strip()) for each in objective.split(",")),
@@ -234,7 +233,7 @@ def tune_command(
             runs,
             seed,
             skipped,
-            chosen,
+            drawn_by,
             sampler_seed,
         )
         with _executor(workers, cluster) as executor, _progress(trials) as step:
@@ -251,14 +250,7 @@ def tune_command(
 
 def _story(path: Path, door: str | None) -> Scenario:
     story = scenarios.load(path)
-    return story if door is None else scenarios.entering(story, _choice("door", door, DOORS))
-
-
-def _choice(what: str, name: str, choices: tuple[T, ...]) -> T:
-    for each in choices:
-        if each == name:
-            return each
-    raise DesignRefused(f"there is no {what} {name!r}: {nearest(name, list(choices))}")
+    return story if door is None else scenarios.entering(story, chosen("door", door, DOORS))
 
 
 def _seconds(text: str) -> float:
@@ -319,18 +311,13 @@ def _explained(kept: str) -> Iterator[None]:
     try:
         yield
     except REFUSALS as refusal:
-        _fail(str(refusal), Status.INVALID)
+        fail(str(refusal))
     except KeyboardInterrupt:
-        _fail(f"interrupted: {kept}", Status.ABORTED)
+        fail(f"interrupted: {kept}", Status.ABORTED)
     except WorkersLost as lost:
-        _fail(f"{lost}: {kept}", Status.ABORTED)
+        fail(f"{lost}: {kept}", Status.ABORTED)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _fail(message: str, status: Status) -> NoReturn:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(status.value)
 
 
 def _exit_for(frame: pd.DataFrame) -> None:

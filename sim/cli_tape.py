@@ -6,25 +6,24 @@ Exit codes of replay: 0 identical, 1 diverged, 2 invalid input; of shrink: 0 shr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from sim import scenario as scenarios
-from sim.clients import DOORS, DoorName
+from sim.cli_words import chosen, fail
+from sim.clients import DOORS
 from sim.entropy import SEED_MAX
-from sim.forms import Unreadable, nearest
+from sim.forms import Unreadable
 from sim.isolation import Leak
 from sim.loop import Deadlock, Livelock
 from sim.scenario import Scenario
-from sim.schedule import MODES, Mode
+from sim.schedule import MODES
 from sim.shrink import RUNS_MAX, NotFailing, Shrunk, shrink
 from sim.tape import OtherScenario, Recording, Tape, TapeBroken, code
 from sim.workload import TraceBroken, read_trace
 from sim.world import rehearse
 
-INVALID = 2
 RUNS_ASKED_MAX = 100_000
 
 app = typer.Typer()
@@ -44,9 +43,9 @@ def replay_command(
         recording = Recording.replaying(recorded)
         ended = _live(_story(recorded, scenario, trace), recording)
     except OSError as wrong:
-        _fail(f"{tape} cannot be read ({wrong.strerror}): check the path")
+        fail(f"{tape} cannot be read ({wrong.strerror}): check the path")
     except (TapeBroken, OtherScenario, Unreadable, TraceBroken) as wrong:
-        _fail(str(wrong))
+        fail(str(wrong))
     told = recorded.header
     what = f"{told.scenario}: seed {told.seed}, door {told.door}, {told.mode} order; {ended}"
     if recording.identical:
@@ -71,7 +70,7 @@ def _story(tape: Tape, scenario: Path | None, trace: Path | None) -> Scenario:
     elif tape.header.story is not None:
         story = scenarios.parse(tape.header.story)
     elif trace is None:
-        _fail("the tape is of a scenario with a trace, which it does not hold: name the scenario, or --trace FILE")
+        fail("the tape is of a scenario with a trace, which it does not hold: name the scenario, or --trace FILE")
     else:
         return scenarios.replaying(read_trace(trace))
     return story if trace is None else scenarios.replaying(read_trace(trace), story)
@@ -95,29 +94,30 @@ def shrink_command(
     _refuse_place(out, tape, scenario)
     try:
         story = scenarios.load(scenario)
-        found = shrink(story, seed=seed, door=door_of(door), mode=mode_of(mode), runs_max=runs)
+        way_in = None if door is None else chosen("door", door, DOORS)
+        found = shrink(story, seed=seed, door=way_in, mode=chosen("mode", mode, MODES), runs_max=runs)
         text = scenarios.write(found.scenario)
     except NotFailing as nothing:
         typer.echo(str(nothing))
         raise typer.Exit(1) from None
     except (Unreadable, ValueError) as wrong:
-        _fail(str(wrong))
+        fail(str(wrong))
     try:
         out.write_text(text, encoding="utf-8")
         found.tape.write(tape)
     except OSError as wrong:
-        _fail(f"{wrong.filename} cannot be written ({wrong.strerror}): choose another place")
+        fail(f"{wrong.filename} cannot be written ({wrong.strerror}): choose another place")
     typer.echo(_told(found, out, tape))
 
 
 def _refuse_place(out: Path, tape: Path, scenario: Path) -> None:
     """Find out before all the runs, not after them."""
     if out.resolve() == scenario.resolve():
-        _fail(f"{out} is the scenario itself: write what is left to another place")
+        fail(f"{out} is the scenario itself: write what is left to another place")
     if out == tape:
-        _fail(f"{out} would be the tape's place: name the scenario otherwise, such as {out.with_suffix('.yaml')}")
+        fail(f"{out} would be the tape's place: name the scenario otherwise, such as {out.with_suffix('.yaml')}")
     if not out.parent.is_dir():
-        _fail(f"there is no folder {out.parent}: make it, or choose another place")
+        fail(f"there is no folder {out.parent}: make it, or choose another place")
 
 
 def _told(found: Shrunk, out: Path, tape: Path) -> str:
@@ -132,24 +132,3 @@ def _told(found: Shrunk, out: Path, tape: Path) -> str:
     as_run = not choices and found.tape.plan.ties_last is None  # else only the tape has that order
     lines.append(f"again: {again}" if as_run else f"again: orchestra sim replay {tape}")
     return "\n".join(lines)
-
-
-def mode_of(name: str) -> Mode:
-    """Return the mode called `name`, or end the process with the cure."""
-    known = {str(mode): mode for mode in MODES}
-    if name not in known:
-        _fail(f"there is no mode {name!r}: {nearest(name, list(MODES))}")
-    return known[name]
-
-
-def door_of(name: str | None) -> DoorName | None:
-    """Return the door called `name`, or end the process with the cure."""
-    known = {str(door): door for door in DOORS}
-    if name is not None and name not in known:
-        _fail(f"there is no door {name!r}: {nearest(name, list(DOORS))}")
-    return known[name] if name is not None else None
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(INVALID)

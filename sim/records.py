@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sim.text_files import bounded_text
+
 RECORDS_BYTES_MAX = 500_000_000
 CALLS_MAX = 2_000_000
 NS_PER_S = 1_000_000_000
@@ -64,16 +66,7 @@ def read_calls(path: Path) -> tuple[Call, ...]:
     OSError
         The file cannot be opened.
     """
-    with path.open("rb") as file:
-        data = file.read(RECORDS_BYTES_MAX + 1)
-    source = path.name
-    if len(data) > RECORDS_BYTES_MAX:
-        raise RecordsBroken(source, f"is over {RECORDS_BYTES_MAX // 1_000_000} MB: cut it into parts")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as wrong:
-        line = data.count(b"\n", 0, wrong.start) + 1
-        raise RecordsBroken(source, "is not UTF-8: save the file as UTF-8", line) from None
+    source, text = path.name, bounded_text(path, RECORDS_BYTES_MAX, RecordsBroken, "save the file as UTF-8")
     calls = tuple(_of_json(text, source) if text.lstrip().startswith("{") else _of_csv(text, source))
     if not calls:
         raise RecordsBroken(source, "has no call: record some, with " + ", ".join(NEEDED))

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from sim.text_files import bounded_text
+
 TRACE_HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 TRACE_BYTES_MAX = 200_000_000
 TRACE_ROWS_MAX = 2_000_000
@@ -56,16 +58,7 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     ----------
     Patel et al., "Splitwise: Efficient generative LLM inference using phase splitting", ISCA 2024.
     """
-    with path.open("rb") as file:
-        data = file.read(TRACE_BYTES_MAX + 1)
-    source = path.name
-    if len(data) > TRACE_BYTES_MAX:
-        raise TraceBroken(source, f"is over {TRACE_BYTES_MAX // 1_000_000} MB: cut it into parts")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as wrong:
-        row = data.count(b"\n", 0, wrong.start) + 1
-        raise TraceBroken(source, "is not UTF-8: save the file as UTF-8 (plain CSV)", row) from None
+    source, text = path.name, bounded_text(path, TRACE_BYTES_MAX, TraceBroken, "save the file as UTF-8 (plain CSV)")
     if "\0" in text:
         row = text.count("\n", 0, text.index("\0")) + 1
         raise TraceBroken(source, "contains a NUL: save the file as UTF-8 (plain CSV)", row)

@@ -1,9 +1,5 @@
 """Whole rehearsals of a deployment: instances that crash and come back, balancers, regions, workers."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from msgspec.structs import replace
 
@@ -24,6 +20,7 @@ from sim.journal import (
 from sim.scenario import load, parse
 from sim.verdict import Status
 from sim.world import rehearse
+from tests.sim.elsewhere import said
 
 PROPERTIES = "expectations: [{always: accounted}, {always: durable}, {always: no_defects}, {always: levels_in_order}]\n"
 STORY = """
@@ -250,11 +247,5 @@ def test_crashes_are_as_deterministic_as_the_rest(tmp_path):
     file.write_text(STORY.replace("40s", "20s") + deployment + f"faults: [{', '.join(faults)}]\n")
     here = rehearse(load(file), seed=5)
     assert len(of(here, InstanceCrashed)) == 7
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(file)],
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    assert elsewhere.stdout.split() == [here.journal.digest]
+    elsewhere = said(PROGRAM, file, hash_seed="1")
+    assert elsewhere.split() == [here.journal.digest]

@@ -3,10 +3,7 @@
 import asyncio
 import errno
 import math
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -18,6 +15,7 @@ from sim.loop import NotSimulated, SimEnvironment, run
 from sim.network import Network, host
 from sim.schedule import Shuffled
 from sim.tcp import CONNECT_SECONDS_MAX
+from tests.sim.elsewhere import said
 
 ONE_WAY_S = 0.05
 ROUND_S = 2 * ONE_WAY_S
@@ -671,13 +669,5 @@ print(heard.hexdigest())
 
 
 def test_one_seed_gives_the_same_bytes_at_the_same_times_in_every_process():
-    def heard(seed, hash_seed):
-        environ = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, "-c", TALK, str(seed)], capture_output=True, text=True, check=False, env=environ
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert heard(7, "1") == heard(7, "2")
-    assert heard(8, "1") != heard(7, "1")
+    assert said(TALK, 7, hash_seed="1") == said(TALK, 7, hash_seed="2")
+    assert said(TALK, 8, hash_seed="1") != said(TALK, 7, hash_seed="1")

@@ -1,9 +1,6 @@
 """Redis as a model behind bytes: unmodified clients, and our own adapters, in the world's time."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from contextlib import AsyncExitStack
 
 import pytest
@@ -20,6 +17,7 @@ from orchestra.model import Message, Session
 from orchestra.ports import Claim
 from sim.distributions import Constant
 from sim.resp import UNREAD_BYTES_MAX, Data, serving
+from tests.sim.elsewhere import said
 
 URL = "redis://redis:6379"
 ONE_WAY_S = 0.01
@@ -410,13 +408,5 @@ print(heard.hexdigest())
 
 
 def test_one_seed_gives_the_same_answers_at_the_same_times_in_every_process():
-    def heard(seed, hash_seed):
-        environ = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, "-c", TALK, str(seed)], capture_output=True, text=True, check=False, env=environ
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert heard(7, "1") == heard(7, "2")
-    assert heard(8, "1") != heard(7, "1")
+    assert said(TALK, 7, hash_seed="1") == said(TALK, 7, hash_seed="2")
+    assert said(TALK, 8, hash_seed="1") != said(TALK, 7, hash_seed="1")

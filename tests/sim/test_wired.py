@@ -1,8 +1,5 @@
 """A world whose orchestra is on its real adapters, with a simulated network between them and the models."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +9,7 @@ from sim.forms import Unreadable
 from sim.journal import ClientFinished, ProviderCallEnded
 from sim.scenario import parse, write
 from sim.world import rehearse
+from tests.sim.elsewhere import said
 
 STORY = """
 name: wired
@@ -143,15 +141,6 @@ def test_one_seed_gives_one_journal_in_every_process(tmp_path):
     path.write_text(STORY + "faults: [{link_partition: {at: 4s, for: 4s, to: redis}}]\n", encoding="utf-8")
     told = "from pathlib import Path; from sim.scenario import load; from sim.world import rehearse; import sys; "
     told += "print(rehearse(load(Path(sys.argv[1])), seed=5).journal.digest)"
-    digests = [
-        subprocess.run(
-            [sys.executable, "-c", told, str(path)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-        ).stdout
-        for hash_seed in ("1", "2")
-    ]
+    digests = [said(told, path, hash_seed=hash_seed) for hash_seed in ("1", "2")]
     assert digests[0] == digests[1]
     assert len(digests[0].strip()) == 64
