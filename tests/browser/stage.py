@@ -13,7 +13,7 @@ from typing import Any
 
 from chaos.processes import LiveService, free_port, start_service
 from orchestra.adapters.embedded import EmbeddedStores
-from tests.integration.loopback import settings_on
+from tests.integration.loopback import redis_database, settings_on
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -27,6 +27,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 SECONDS_MAX = 15.0
+FLEET_DATABASE = 13
 OPERATOR_KEY = "key-of-the-tests"
 
 
@@ -151,9 +152,10 @@ class Stand:
 
 
 def environ_of(stores: EmbeddedStores, model: Model) -> dict[str, str]:
-    """Settings of a service on these stores, with that model, which may be operated."""
+    """Settings of a service on these stores, with that model, which may be operated, and so is a fleet of its own."""
     return {
         **settings_on(stores),
+        "REDIS_URL": redis_database(stores.redis_url, FLEET_DATABASE),
         "ORCHESTRA_OPERATOR_KEY": OPERATOR_KEY,
         "ORCHESTRA_PROVIDER_URL": model.url,
         "ORCHESTRA_PROVIDER_MODEL": "told-1",

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from chaos.processes import LiveService, live_service, start_service
 from orchestra.adapters.embedded import EmbeddedStores
-from tests.integration.loopback import listening, settings_on
+from tests.integration.loopback import listening, redis_database, settings_on
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +113,7 @@ def restartable(stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def redis_url(stores: EmbeddedStores) -> str:
     """The URL of an empty Redis database that no other test uses meanwhile."""
-    url = f"{stores.redis_url}{'&' if '?' in stores.redis_url else '?'}db=14"
+    url = redis_database(stores.redis_url, 14)
 
     async def empty() -> None:
         async with Redis.from_url(url) as redis:

@@ -14,8 +14,9 @@ from orchestra.adapters.embedded import EmbeddedStores
 COMPLETIONS = "/v1/chat/completions"
 
 LEVEL_HELD = {"ORCHESTRA_DEGRADATION__DOWN_SECONDS": "3600"}
-"""Health stays what it is, and the level NORMAL: on a machine so busy that a ping takes seconds, or with a fleet on the
-same stores that fails on purpose, replies would leave features out that a test of something else asks for."""
+"""Health stays what it is, and the level NORMAL: on a machine so busy that a ping takes seconds, replies would leave
+features out that a test of something else asks for. An operator's order changes it all the same, and reaches every
+service on the same Redis: a test that gives orders has a Redis, or a `redis_database`, of its own."""
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -23,6 +24,11 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def settings_on(stores: EmbeddedStores) -> dict[str, str]:
     """Return the settings of a service on these stores, whose level is not what a test is about."""
     return {"DATABASE_URL": stores.database_url, "REDIS_URL": stores.redis_url, **LEVEL_HELD}
+
+
+def redis_database(redis_url: str, number: int) -> str:
+    """Return the URL of another database, 0 to 15, of the same Redis."""
+    return f"{redis_url}{'&' if '?' in redis_url else '?'}db={number}"
 
 
 @asynccontextmanager
