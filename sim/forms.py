@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -575,6 +576,12 @@ def form_of(kind: Any, number: Form | None = None) -> Form:
     raise TypeError(f"no form for {kind}")
 
 
+@cache
+def file_form(kind: type[msgspec.Struct]) -> StructForm:
+    """Return the form of a whole file, made once: a scenario's takes longer to make than most files to read."""
+    return StructForm(kind)
+
+
 def _syntax_cure(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "not YAML"
     if "'\\t'" in problem or "tab" in problem:
@@ -664,7 +671,7 @@ def read_yaml(text: str, kind: type[msgspec.Struct], source: str, finish: Finish
         raise Unreadable([Problem(1, 1, "", "the file is empty: see `orchestra sim schema` for what it holds")], source)
     reading = Reading()
     reading.at("", node)
-    made = StructForm(kind).read(reading, node, "")
+    made = file_form(kind).read(reading, node, "")
     if not reading.problems:
         made = finish(made, reading.report)
     if reading.problems:
@@ -680,7 +687,7 @@ def plain(value: msgspec.Struct) -> Json:
     ValueError
         No file says this.
     """
-    return dict(StructForm(type(value)).write(value))
+    return dict(file_form(type(value)).write(value))
 
 
 def write_yaml(value: msgspec.Struct) -> str:
@@ -691,5 +698,5 @@ def write_yaml(value: msgspec.Struct) -> str:
 def json_schema(kind: type[msgspec.Struct], title: str) -> Json:
     """Return the JSON Schema (draft 2020-12) of the files that `read_yaml` takes for `kind`."""
     definitions: Json = {}
-    root = StructForm(kind).schema(definitions)
+    root = file_form(kind).schema(definitions)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": definitions}

@@ -16,13 +16,24 @@ from msgspec import Struct, structs
 
 from orchestra.config import FIELDS
 from sim.distributions import Constant
-from sim.forms import Form, OneOfForm, OneOrManyForm, Plain, Reading, SequenceForm, StructForm, TableForm, nearest
+from sim.forms import (
+    Form,
+    OneOfForm,
+    OneOrManyForm,
+    Plain,
+    Reading,
+    SequenceForm,
+    StructForm,
+    TableForm,
+    file_form,
+    nearest,
+)
 from sim.scenario import Scenario
 
 SETTINGS = "settings"
 MAPPING = "tag:yaml.org,2002:map"
 TEXT = "tag:yaml.org,2002:str"
-_FORM = StructForm(Scenario)
+_FORM = file_form(Scenario)
 _KEY = r"[^.\[\]\s]+"
 _STEP = re.compile(rf"{_KEY}|\[[0-9]+\]")
 _PATH = re.compile(rf"{_KEY}(\[[0-9]+\])*(\.{_KEY}(\[[0-9]+\])*)*")
