@@ -12,6 +12,10 @@ RUN := $(if $(wildcard $(DEV)),$(DEV),.venv/.installed-run)
 # Tests run in a process for each core; a file's tests stay together, since they may share a service.
 PROCESSES := -n auto --maxprocesses 4 --dist loadfile
 
+# Whole stories and notebooks are judged by how they end: tracing their lines more than doubles their time, and shows
+# hardly a line that the tests of its own file do not.
+UNTRACED := tests/scenarios tests/sim/test_notebooks.py
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -29,7 +33,8 @@ serve: $(RUN) ## run the service with its own private PostgreSQL and Redis (or R
 
 test: $(DEV) browser ## run all tests and measure coverage of orchestra and sim; fails under 90 %
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PROCESSES)
+	$(BIN)/coverage run -m pytest $(PROCESSES) $(addprefix --ignore=,$(UNTRACED))
+	$(BIN)/pytest $(PROCESSES) $(UNTRACED)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -91,6 +91,7 @@ def as_notebooks(paths, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.nightly
 def test_a_script_runs_as_a_notebook(tmp_path):
     small = tmp_path / "small.yaml"
     small.write_text(SCENARIO)
