@@ -9,12 +9,14 @@ BIN := .venv/bin
 DEV := .venv/.installed-dev
 RUN := $(if $(wildcard $(DEV)),$(DEV),.venv/.installed-run)
 
-# Tests run in a process for each core; a file's tests stay together, since they may share a service.
-PROCESSES := -n auto --maxprocesses 4 --dist loadfile
+# Tests run in a process for each core and one more, since some wait; a file's tests stay together, since they may share
+# a service.
+PROCESSES = -n $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4))) --dist loadfile
 
-# Whole stories and notebooks are judged by how they end: tracing their lines more than doubles their time, and shows
-# hardly a line that the tests of its own file do not.
-UNTRACED := tests/scenarios tests/sim/test_notebooks.py
+# Whole stories, notebooks and long random histories are judged by how they end: tracing their lines more than doubles
+# their time. What only they reach counts as not covered.
+UNTRACED := tests/scenarios tests/property $(addsuffix .py,$(addprefix tests/sim/test_,cluster deployment determinism \
+	metastability notebooks pictures populations shrink theory))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
